@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""COCO compressed run lengths for image masks ([h, w], column-major) and for point masks ([N, 1], file order).
+
+pycocotools does the coding.  It trusts its input (a run that is too long writes past the image), so every
+mask that comes from outside is checked here first.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from pycocotools import mask as coco
+
+from pc3dcli.errors import FormatError
+
+
+def encode_mask(mask: np.ndarray) -> dict:
+    """Encode a (H, W) bool mask as {"size": [h, w], "counts": text}."""
+    rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(mask.shape[0]), int(mask.shape[1])], "counts": rle["counts"].decode("ascii")}
+
+
+def decode_mask(rle: dict) -> np.ndarray:
+    """Decode {"size": [h, w], "counts": text} to a (H, W) bool mask.
+
+    raises  FormatError when the counts are malformed or do not sum to h * w
+    """
+    height, width = _check_size(rle)
+    counts = rle.get("counts")
+    if not isinstance(counts, str):
+        raise FormatError(f"rle counts are {type(counts).__name__}, expected compressed text")
+    _check_counts(counts, height * width)
+    decoded = coco.decode({"size": [height, width], "counts": counts.encode("ascii")})
+    return decoded.view(bool)
+
+
+def encode_points(mask: np.ndarray) -> dict:
+    """Encode a (N,) bool point mask as an RLE of size [N, 1]."""
+    return encode_mask(mask[:, None])
+
+
+def decode_points(rle: dict, num_points: int) -> np.ndarray:
+    """Decode an RLE of size [N, 1] to a (N,) bool mask and check N.
+
+    raises  FormatError when the mask is for another number of points
+    """
+    height, width = _check_size(rle)
+    if (height, width) != (num_points, 1):
+        raise FormatError(f"mask is for {height} x {width} points, expected {num_points} x 1")
+    return decode_mask(rle)[:, 0]
+
+
+def _check_size(rle: dict) -> tuple[int, int]:
+    size = rle.get("size") if isinstance(rle, dict) else None
+    good = isinstance(size, list | tuple) and len(size) == 2
+    if not good or not all(type(n) is int and 0 <= n < 1 << 31 for n in size):
+        raise FormatError(f"rle size is {size!r}, expected [height, width]")
+    if size[0] * size[1] >= 1 << 31:  # counts are 32-bit in the library
+        raise FormatError(f"rle of {size[0]} x {size[1]} is too large")
+    return size[0], size[1]
+
+
+def _check_counts(counts: str, total: int) -> None:
+    """Check that the runs, decoded as pycocotools does, are non-negative and sum to `total`."""
+    try:
+        codes = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
+    except UnicodeEncodeError:
+        raise FormatError("rle counts hold characters outside COCO's alphabet") from None
+    if codes.size and (codes.min() < 0 or codes.max() > 63):
+        raise FormatError("rle counts hold characters outside COCO's alphabet")
+    if codes.size and codes[-1] & 32:
+        raise FormatError("rle counts end inside a number")
+    if _runs(codes) != total:
+        raise FormatError(f"rle runs do not sum to {total} pixels")
+
+
+def _runs(codes: np.ndarray) -> int:
+    """Sum the runs of 6-bit groups (5 bits of value, low first, one to continue), or -1 when one is negative."""
+    ends = np.flatnonzero((codes & 32) == 0)
+    if ends.size == 0:
+        return 0
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    place = np.arange(codes.size) - np.repeat(starts, ends - starts + 1)
+    if place.max() > 6:
+        return -1
+    values = np.add.reduceat((codes & 31) << (5 * place), starts)
+    negative = (codes[ends] & 16) != 0
+    values = values - (negative.astype(np.int64) << (5 * (ends - starts + 1)))
+    # from the fourth number on, each is a difference to the one two places earlier: two running sums
+    runs = values.copy()
+    runs[1::2] = np.cumsum(values[1::2])
+    if runs.size > 2:
+        runs[2::2] = np.cumsum(values[2::2])
+    return -1 if runs.min() < 0 else int(runs.sum())

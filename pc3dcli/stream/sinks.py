@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a stream goes: standard output, one file, or a folder with one file a scene (cli.md section 7).
+
+A scene is handed over whole, so that none is ever half written.  A folder and a file remember what is done: the same
+command run again skips it, other settings are refused.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from pc3dcli.errors import FormatError, UsageError
+from pc3dcli.stream.provenance import first_difference
+from pc3dcli.stream.reader import read_lines
+from pc3dcli.stream.records import dump_record, header
+from pc3dcli.stream.writer import atomic_file, remove_stale_temporaries
+
+
+@dataclass(frozen=True)
+class SideFiles:
+    """Where a scene's bulk files go, and how its records name them.
+
+    stem    path without suffix; prefix  the same, relative to the folder of the stream file
+    """
+
+    stem: Path
+    prefix: str
+
+    def path(self, suffix: str) -> Path:
+        return self.stem.with_name(self.stem.name + suffix)
+
+    def relative(self, suffix: str) -> str:
+        return self.prefix + suffix
+
+
+class Sink(Protocol):
+    """Takes finished scenes; `begin` and `end` bracket a segment."""
+
+    spool_folder: Path | None  # where unfinished scenes of several processes may wait
+
+    def side_files(self, scene: str) -> SideFiles | None: ...
+    def is_done(self, scene: str, program: dict | None) -> bool: ...
+    def begin(self, programs: list[dict]) -> None: ...
+    def write(self, scene: str | None, lines: BinaryIO, *, is_ok: bool) -> None: ...
+    def end(self, scenes: int, failed: int) -> None: ...
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+
+
+class StreamSink:
+    """Standard output, or any open binary file."""
+
+    spool_folder: Path | None = None
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+
+    def side_files(self, scene: str) -> SideFiles | None:
+        return None
+
+    def is_done(self, scene: str, program: dict | None) -> bool:
+        return False
+
+    def begin(self, programs: list[dict]) -> None:
+        self.file.write(_text([header(), *programs]))
+
+    def write(self, scene: str | None, lines: BinaryIO, *, is_ok: bool) -> None:
+        shutil.copyfileobj(lines, self.file, 1 << 16)
+        self.file.flush()  # the next stage starts at once
+
+    def end(self, scenes: int, failed: int) -> None:
+        self.file.write(_text([_end(scenes, failed)]))
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.flush()
+
+    def abort(self) -> None:
+        """What was written stays; the missing `end` tells the reader."""
+
+
+class FileSink(StreamSink):
+    """One stream file.  A complete one of the same program that holds every scene is left as it is."""
+
+    def __init__(self, path: Path, *, force: bool) -> None:
+        self.path = path
+        self.spool_folder = path.parent
+        self._stack = ExitStack()
+        self._old = None if force or not path.exists() else _scan(path)
+
+    def side_files(self, scene: str) -> SideFiles | None:
+        folder = f"{self.path.name}.files"
+        return SideFiles(self.path.parent / folder / scene, f"{folder}/{scene}")
+
+    def is_done(self, scene: str, program: dict | None) -> bool:
+        if self._old is None:
+            return False
+        _refuse_other_settings(self.path, self._old, program)
+        if scene not in self._old.ok_scenes:
+            raise UsageError(
+                f"exists and lacks scene {scene}", file=self.path, hint="pass --force to write it anew, or name another"
+            )
+        return True
+
+    def begin(self, programs: list[dict]) -> None:
+        if self._old is not None:
+            return
+        if not hasattr(self, "file"):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            remove_stale_temporaries(self.path.parent)
+            self.file = self._stack.enter_context(atomic_file(self.path))
+        super().begin(programs)
+
+    def end(self, scenes: int, failed: int) -> None:
+        if self._old is None:
+            super().end(scenes, failed)
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def abort(self) -> None:
+        """Keep the earlier file, if any; drop the unfinished one."""
+        try:
+            with self._stack:
+                raise _Aborted
+        except _Aborted:
+            pass
+
+
+class FolderSink:
+    """A folder: run.json and one complete stream a scene, `<folder>/<scene>.ndjson`."""
+
+    def __init__(self, folder: Path, *, force: bool) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise UsageError("is a file, expected a folder", file=folder)
+        self.folder, self.force = folder, force
+        self.spool_folder = folder
+        self.programs: list[dict] = []
+        self._is_clean = False
+
+    def side_files(self, scene: str) -> SideFiles | None:
+        return SideFiles(self.folder / scene, scene.rsplit("/", 1)[-1])
+
+    def is_done(self, scene: str, program: dict | None) -> bool:
+        return not self.force and is_scene_done(self.folder, scene, program)
+
+    def begin(self, programs: list[dict]) -> None:
+        self.programs = programs
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self._is_clean:
+            remove_stale_temporaries(self.folder)
+            self._is_clean = True
+
+    def write(self, scene: str | None, lines: BinaryIO, *, is_ok: bool) -> None:
+        if scene is None:  # records outside scenes have no file of their own
+            return
+        with atomic_file(_scene_file(self.folder, scene)) as file:
+            sink = StreamSink(file)
+            sink.begin(self.programs)
+            sink.write(scene, lines, is_ok=is_ok)
+            sink.end(1, 0 if is_ok else 1)
+
+    def end(self, scenes: int, failed: int) -> None:
+        with atomic_file(self.folder / "run.json") as file:
+            run = header() | {"programs": self.programs}
+            del run["type"]
+            file.write((json.dumps(run, indent=1, sort_keys=True) + "\n").encode())
+
+    def close(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+def is_scene_done(folder: Path, scene: str, program: dict | None) -> bool:
+    """Tell whether `folder` holds a complete, successful file of `scene` made by `program`.
+
+    raises  UsageError when a program of that name made it with other settings
+    """
+    path = _scene_file(folder, scene)
+    if not path.is_file():
+        return False
+    old = _scan(path)
+    if scene not in old.ok_scenes:
+        return False
+    _refuse_other_settings(path, old, program)
+    return True
+
+
+@dataclass(frozen=True)
+class _OldFile:
+    programs: list[dict]
+    ok_scenes: frozenset[str]
+
+
+def _scan(path: Path) -> _OldFile:
+    programs, scenes = [], set()
+    try:
+        with path.open("rb") as file:
+            for line in read_lines(file, str(path)):
+                if line.type == "program":
+                    programs.append(line.record)
+                elif line.type == "scene_end" and line.record["ok"]:
+                    scenes.add(line.record["scene"])
+    except FormatError as error:
+        raise UsageError(f"exists and is no complete stream ({error.message})", file=path, hint="pass --force") from None
+    return _OldFile(programs, frozenset(scenes))
+
+
+def _refuse_other_settings(path: Path, old: _OldFile, program: dict | None) -> None:
+    if program is None or not old.programs or any(record["id"] == program["id"] for record in old.programs):
+        return
+    same = [record for record in old.programs if record["program"] == program["program"]]
+    difference = first_difference(program, (same or old.programs)[-1])
+    raise UsageError(f"exists, {difference}", file=path, hint="pass --force to redo it, or name another --out")
+
+
+def _scene_file(folder: Path, scene: str) -> Path:
+    return folder / f"{scene}.ndjson"
+
+
+def _end(scenes: int, failed: int) -> dict:
+    return {"type": "end", "scenes": scenes, "failed": failed}
+
+
+def _text(records: list[dict]) -> bytes:
+    return "".join(dump_record(record) + "\n" for record in records).encode()
+
+
+class _Aborted(Exception):
+    """Leaves `atomic_file` on its failure path."""

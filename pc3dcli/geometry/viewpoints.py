@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Choose where to look at a scene from: above, the four corners, and from inside.
+
+Rooms are looked into: a ceiling is cut away in the views from outside, and so is the wall between a corner camera
+and the room.  Both are found from the points alone (a crowded top layer that spans the plan; tall columns with
+nothing before them), so an object on a table or a street keeps all its points.  All numbers here are ours.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pc3dcli.geometry.render import Viewpoint
+
+ELEVATION_DEG = 38.0
+FIELD_DEG = 40.0  # vertical field of the views from outside
+TOP_FIELD_DEG = 18.0  # narrow: nearly a floor plan
+INSIDE_FIELD_DEG = 68.0
+EYE_HEIGHT = 1.55  # metres above the floor
+MIN_ROOM_HEIGHT = 1.9  # metres; lower scenes have neither ceiling nor walls to cut
+_AXES = {"x": (1, 0, 0), "y": (0, 1, 0), "z": (0, 0, 1)}
+
+
+def choose_viewpoints(xyz: np.ndarray, size: tuple[int, int], up: str = "z") -> list[Viewpoint]:
+    """Return the standard views of a scene: `top`, `corner1` to `corner4` and, in rooms, `inside`.
+
+    xyz      (N, 3) float, metres, world frame
+    size     (H, W) of the pictures
+    up       the axis that points up: x, y or z, with - before it when it points down
+    returns  viewpoints that show all but the outermost half percent of the points, nearest corner first
+    """
+    if len(xyz) == 0:
+        return []
+    level_from_world = upright(up)
+    origin = np.asarray(xyz, np.float64).mean(0)
+    level = ((xyz - origin) @ level_from_world.T).astype(np.float64)
+    turn = _plan_rotation(level[:: max(1, len(level) // 5000), :2])
+    level = level @ turn.T  # x along the longer wall
+    scene = _Scene(level, size, origin, turn @ level_from_world)
+    ceiling = ceiling_height(level)
+    cut = np.zeros(len(level), bool) if ceiling is None else level[:, 2] > ceiling
+    views = [scene.view("top", (0.0, 0.0, -1.0), (0.0, 1.0, 0.0), TOP_FIELD_DEG, cut)]
+    for number, angle_deg in enumerate((225, 315, 45, 135), start=1):
+        out = np.array([np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))])
+        lean = np.radians(ELEVATION_DEG)
+        forward = (-out[0] * np.cos(lean), -out[1] * np.cos(lean), -np.sin(lean))
+        hidden = cut | _front_walls(level, ~cut, turn_side=number - 1)
+        views.append(scene.view(f"corner{number}", forward, (0.0, 0.0, 1.0), FIELD_DEG, hidden))
+    inside = _inside(scene, ceiling)
+    return views if inside is None else [*views, inside]
+
+
+def camera_viewpoint(name: str, K: np.ndarray, world_from_cam: np.ndarray, frame_size, size) -> Viewpoint:
+    """Return the view of a recorded camera, enlarged or shrunk to `size` with its whole picture visible.
+
+    K, world_from_cam  (3, 3), (4, 4) float64 of the frame
+    frame_size, size   (H, W) of the frame, of the view
+    """
+    zoom = min(size[0] / frame_size[0], size[1] / frame_size[1])
+    scaled = np.array(K, np.float64)
+    scaled[:2] *= zoom
+    # the centre of the frame goes to the centre of the view; pixel centres are at whole numbers
+    scaled[0, 2] = (K[0, 2] - (frame_size[1] - 1) / 2) * zoom + (size[1] - 1) / 2
+    scaled[1, 2] = (K[1, 2] - (frame_size[0] - 1) / 2) * zoom + (size[0] - 1) / 2
+    return Viewpoint(name, scaled, np.asarray(world_from_cam, np.float64), size)
+
+
+def upright(up: str) -> np.ndarray:
+    """Return the (3, 3) rotation that takes the axis `up` to z.
+
+    raises  ValueError when `up` is not x, y or z with an optional sign
+    """
+    axis = _AXES.get(up.lstrip("+-"))
+    if axis is None or len(up.lstrip("+-")) < len(up) - 1:
+        raise ValueError(f"up is {up!r}, expected x, y or z, with - before it when it points down")
+    z = np.array(axis, np.float64) * (-1.0 if up.startswith("-") else 1.0)
+    x = np.roll(np.abs(z), 1)
+    return np.stack((x, np.cross(z, x), z))
+
+
+def ceiling_height(level: np.ndarray) -> float | None:
+    """Return the height below which a room is open, or None where no ceiling was scanned.
+
+    level    (N, 3) float, metres, z up
+    returns  the lower face of a layer in the top third that covers over a third of the plan's cells
+    """
+    floor, top = np.percentile(level[:, 2], (0.5, 99.9))
+    if top - floor < MIN_ROOM_HEIGHT:
+        return None
+    cells = np.floor(level[:, :2] / 0.25).astype(np.int64)
+    _, cell = np.unique(cells, axis=0, return_inverse=True)
+    cell = cell.reshape(-1)
+    num_cells = int(cell.max()) + 1
+    for lower in np.arange(top - 0.15, floor + 2 / 3 * (top - floor), -0.05):
+        layer = (level[:, 2] >= lower) & (level[:, 2] < lower + 0.2)
+        if len(np.unique(cell[layer])) > num_cells / 3:
+            return float(lower) - 0.1
+    return None
+
+
+class _Scene:
+    """Level points with what turns a level camera into a `Viewpoint`."""
+
+    def __init__(self, level: np.ndarray, size: tuple[int, int], origin: np.ndarray, level_from_world: np.ndarray):
+        self.level, self.size, self.origin, self.level_from_world = level, size, origin, level_from_world
+
+    def view(self, name: str, forward, above, field_deg: float, hidden: np.ndarray) -> Viewpoint:
+        """Place a camera that looks along `forward` and has every shown point in its picture."""
+        level_from_cam = _look(forward, above)
+        focal = self.size[0] / 2 / np.tan(np.radians(field_deg) / 2)
+        shown = self.level if hidden.all() else self.level[~hidden]
+        position = _fit(_core(shown) @ level_from_cam, focal, self.size)
+        return self.placed(name, level_from_cam, level_from_cam @ position, focal, hidden if hidden.any() else None)
+
+    def placed(self, name, level_from_cam, position, focal: float, hidden) -> Viewpoint:
+        """Return the viewpoint of a camera with this rotation and this position in level coordinates."""
+        world_from_cam = np.eye(4)
+        world_from_cam[:3, :3] = self.level_from_world.T @ level_from_cam
+        world_from_cam[:3, 3] = self.level_from_world.T @ position + self.origin
+        height, width = self.size
+        K = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]], np.float64)
+        return Viewpoint(name, K, world_from_cam, self.size, hidden)
+
+
+def _look(forward, above) -> np.ndarray:
+    """Return the (3, 3) rotation of a camera (columns x right, y down, z forward) in level coordinates."""
+    z = np.asarray(forward, np.float64)
+    z = z / np.linalg.norm(z)
+    x = np.cross(z, above)
+    x = x / np.linalg.norm(x)
+    return np.stack((x, np.cross(z, x), z), axis=1)
+
+
+def _core(points: np.ndarray) -> np.ndarray:
+    """Return some thousand of the points, without the outermost half percent along each axis."""
+    sample = points[:: max(1, len(points) // 20_000)]
+    low, high = np.percentile(sample, (0.5, 99.5), axis=0)
+    return sample[((sample >= low - 1e-9) & (sample <= high + 1e-9)).all(1)]
+
+
+def _fit(points: np.ndarray, focal: float, size: tuple[int, int]) -> np.ndarray:
+    """Return the camera position, in its own axes, from which the points just fill the picture."""
+    slope_x, slope_y = 0.94 * size[1] / 2 / focal, 0.94 * size[0] / 2 / focal
+    position = (points.min(0) + points.max(0)) / 2
+    for _ in range(4):  # moving the camera changes which points touch the border; this settles quickly
+        side = points - position
+        position[2] += (side[:, 2] - np.maximum(np.abs(side[:, 0]) / slope_x, np.abs(side[:, 1]) / slope_y)).min()
+        side = points - position
+        depth = np.maximum(side[:, 2], 1e-6)
+        for axis in (0, 1):
+            ratio = side[:, axis] / depth
+            position[axis] += (ratio.min() + ratio.max()) / 2 * float(np.median(depth))
+    side = points - position
+    position[2] += (side[:, 2] - np.maximum(np.abs(side[:, 0]) / slope_x, np.abs(side[:, 1]) / slope_y)).min()
+    position[2] -= 0.2 * (1e-3 if len(points) > 1 else 5.0)  # a single point is seen from a metre away
+    return position
+
+
+def _plan_rotation(plan: np.ndarray) -> np.ndarray:
+    """Return the (3, 3) turn about z after which the plan's bounding rectangle is smallest and wider than deep."""
+    best = (np.inf, 0.0)
+    for angle in np.radians(np.arange(0, 90, 2.0)):
+        low, high = np.percentile(plan @ _turn(angle)[:2, :2].T, (1, 99), axis=0)
+        # a margin keeps the given axes unless turning gains something
+        area = float(np.prod(high - low)) * (1.0 if angle else 0.97)
+        if area < best[0]:
+            best = (area, angle if (high - low)[0] >= (high - low)[1] else angle - np.pi / 2)
+    return _turn(best[1])
+
+
+def _turn(angle: float) -> np.ndarray:
+    return np.array([[np.cos(angle), np.sin(angle), 0], [-np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+
+
+def _front_walls(level: np.ndarray, shown: np.ndarray, turn_side: int) -> np.ndarray:
+    """Return the points of the two walls between a corner camera and the room.
+
+    turn_side  0 to 3: the camera stands at (-x, -y), (+x, -y), (+x, +y), (-x, +y)
+    """
+    sign_x, sign_y = ((-1, -1), (1, -1), (1, 1), (-1, 1))[turn_side]
+    return _front_wall(level, shown, 0, sign_x) | _front_wall(level, shown, 1, sign_y)
+
+
+def _front_wall(level: np.ndarray, shown: np.ndarray, axis: int, sign: int) -> np.ndarray:
+    """Return the wall points at one end of an axis: within 0.3 m of the outermost tall column of each strip."""
+    toward, across = level[:, axis] * sign, level[:, 1 - axis]
+    floor, top = np.percentile(level[shown, 2], (0.5, 99.5)) if shown.any() else (0.0, 0.0)
+    nothing = np.zeros(len(level), bool)
+    if top - floor < MIN_ROOM_HEIGHT:
+        return nothing
+    back, front = np.percentile(toward, (1, 99))
+    # furniture is lower than this; only the near third of the scene can stand in the way
+    tall = shown & (level[:, 2] > floor + 0.75 * (top - floor)) & (toward > front - (front - back) / 3)
+    strip = np.floor((across - across.min()) / 0.15).astype(np.int64)
+    outermost = np.full(int(strip.max()) + 1, np.inf)
+    if tall.any():
+        reach = np.full(len(outermost), -np.inf)
+        np.maximum.at(reach, strip[tall], toward[tall])
+        found = np.isfinite(reach)
+        outermost[found] = reach[found]
+        # windows and doors leave gaps in a wall: bridge them with the nearest strip's wall
+        outermost = outermost[_nearest_true(found)]
+    low = level[:, 2] < floor + 0.12  # the floor stays
+    return (toward > outermost[strip] - 0.3) & ~low
+
+
+def _nearest_true(found: np.ndarray) -> np.ndarray:
+    """Return for each entry the index of the nearest True entry."""
+    index = np.flatnonzero(found)
+    after = np.searchsorted(index, np.arange(len(found))).clip(0, len(index) - 1)
+    before = (after - 1).clip(0)
+    place = np.arange(len(found))
+    return np.where(np.abs(index[before] - place) <= np.abs(index[after] - place), index[before], index[after])
+
+
+def _inside(scene: _Scene, ceiling: float | None) -> Viewpoint | None:
+    """Return a view from the freest spot at eye height towards most of the room, None for what is no room."""
+    low, high = np.percentile(scene.level, (1, 99), axis=0)
+    if (high - low)[2] < 1.2 or (high - low)[:2].min() < 1.5:
+        return None
+    floor = float(low[2])
+    eye = min(EYE_HEIGHT, 0.75 * float(high[2] - floor)) + floor
+    spot = _freest_spot(scene.level, eye, low, high)
+    others = scene.level[:: max(1, len(scene.level) // 20_000)] - (*spot, eye)
+    reach = np.hypot(others[:, 0], others[:, 1])
+    heading = np.arctan2(others[:, 1], others[:, 0])
+    half = np.radians(INSIDE_FIELD_DEG) / 2 * 1.2
+    angles = np.radians(np.arange(0, 360, 10.0))
+    weight = np.where(reach > 0.8, np.minimum(reach, 4.0), 0.0)  # far points make a deep picture
+    seen = [weight[np.cos(heading - angle) > np.cos(half)].sum() for angle in angles]
+    angle = angles[int(np.argmax(seen))]
+    lean = np.radians(12)
+    forward = (np.cos(angle) * np.cos(lean), np.sin(angle) * np.cos(lean), -np.sin(lean))
+    focal = scene.size[0] / 2 / np.tan(np.radians(INSIDE_FIELD_DEG) / 2)
+    position = np.array([spot[0], spot[1], eye]) if ceiling is None else np.array([*spot, min(eye, ceiling - 0.2)])
+    return scene.placed("inside", _look(forward, (0.0, 0.0, 1.0)), position, focal, None)
+
+
+def _freest_spot(level: np.ndarray, eye: float, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return the plan position, over scanned floor, with the most room around it at eye height, away from the middle."""
+    from scipy.spatial import cKDTree
+
+    grid = np.stack(np.meshgrid(*(np.linspace(low[i], high[i], 25) for i in (0, 1)), indexing="ij"), -1).reshape(-1, 2)
+    at_eye = level[np.abs(level[:, 2] - eye) < 0.35][:, :2]
+    below = level[level[:, 2] < eye - 0.35][:, :2]
+    over_floor = cKDTree(below[:: max(1, len(below) // 20_000)]).query(grid)[0] < 0.25
+    grid = grid[over_floor] if over_floor.any() else grid
+    if len(at_eye) == 0:
+        return grid[int(np.argmin(np.abs(grid - (low + high)[:2] / 2).sum(1)))]
+    clearance = cKDTree(at_eye[:: max(1, len(at_eye) // 20_000)]).query(grid)[0]
+    # beyond 0.7 m of clearance a spot near an end of the room shows more of it
+    offset = np.hypot(*((grid - (low + high)[:2] / 2) / (high - low)[:2]).T)
+    return grid[int(np.argmax(np.minimum(clearance, 0.7) + 0.2 * offset))]

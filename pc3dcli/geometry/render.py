@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MAX_SPLAT = 14  # pixels; a nearer point would cover what lies beside it.  Ours
+MAX_SPLAT = 28  # pixels; a nearer point would cover what lies beside it.  Ours
 NEAR = 0.05  # metres in front of the camera where drawing begins; ours
 EDGE_STRENGTH = 9.0  # darkening per doubling of distance; ours
 EDGE_LIMIT = 0.12  # one neighbour's largest share, in doublings: outlines stay translucent; ours
@@ -92,7 +92,9 @@ def visible_points(xyz: np.ndarray, radius: np.ndarray, view: Viewpoint) -> Visi
     pixels = pixels[kept]
     by_size = np.argsort(-pixels, kind="stable")  # large discs first: each offset below is a prefix
     kept, pixels = kept[by_size], pixels[by_size]
-    depth_image, index_image = _draw_discs(cell[kept], depth[kept], pixels, index[kept], radius, padded_width, front.size)
+    depth_image, index_image = _draw_discs(
+        cell[kept], depth[kept], pixels, index[kept], radius, padded_width, front.size
+    )
     shape, inner = (height + 2 * pad, padded_width), (slice(pad, pad + height), slice(pad, pad + width))
     return Visible(index_image.reshape(shape)[inner].copy(), depth_image.reshape(shape)[inner].copy())
 
@@ -151,7 +153,9 @@ def _project(xyz, radius, view: Viewpoint, pad: int):
     margin = MAX_SPLAT + 0.49
     usable &= (column > -margin) & (column < width - 1 + margin) & (row > -margin) & (row < height - 1 + margin)
     index = np.flatnonzero(usable)
-    cell = (np.rint(row[index]).astype(np.int64) + pad) * (width + 2 * pad) + np.rint(column[index]).astype(np.int64) + pad
+    cell = (
+        (np.rint(row[index]).astype(np.int64) + pad) * (width + 2 * pad) + np.rint(column[index]).astype(np.int64) + pad
+    )
     pixels = np.rint(radius[index] * scale[index] * np.float32(view.K[0, 0]) + 0.2)
     return cell, depth[index], np.clip(pixels, 0, MAX_SPLAT).astype(np.int32), index.astype(np.int32)
 

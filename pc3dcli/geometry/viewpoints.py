@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Choose where to look at a scene from: above, the four corners, and from inside.
 
-Rooms are looked into: a ceiling is cut away in the views from outside, and so is the wall between a corner camera
-and the room.  Both are found from the points alone (a crowded top layer that spans the plan; tall columns with
-nothing before them), so an object on a table or a street keeps all its points.  All numbers here are ours.
+Rooms are looked into: the ceiling is cut away in the views from outside, and so is the wall between a corner
+camera and the room.  Both are found from the points alone (a crowded layer at the top that spans the plan; tall
+columns with nothing before them); scenes lower or narrower than a room keep all their points.  All numbers here
+are ours.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ TOP_FIELD_DEG = 18.0  # narrow: nearly a floor plan
 INSIDE_FIELD_DEG = 68.0
 EYE_HEIGHT = 1.55  # metres above the floor
 MIN_ROOM_HEIGHT = 1.9  # metres; lower scenes have neither ceiling nor walls to cut
+MIN_ROOM_WIDTH = 2.0  # metres
 _AXES = {"x": (1, 0, 0), "y": (0, 1, 0), "z": (0, 0, 1)}
 
 
@@ -37,16 +39,16 @@ def choose_viewpoints(xyz: np.ndarray, size: tuple[int, int], up: str = "z") -> 
     turn = _plan_rotation(level[:: max(1, len(level) // 5000), :2])
     level = level @ turn.T  # x along the longer wall
     scene = _Scene(level, size, origin, turn @ level_from_world)
-    ceiling = ceiling_height(level)
-    cut = np.zeros(len(level), bool) if ceiling is None else level[:, 2] > ceiling
-    views = [scene.view("top", (0.0, 0.0, -1.0), (0.0, 1.0, 0.0), TOP_FIELD_DEG, cut)]
+    top_cut, side_cut = _cut_heights(level)
+    views = [scene.view("top", (0.0, 0.0, -1.0), (0.0, 1.0, 0.0), TOP_FIELD_DEG, level[:, 2] > top_cut)]
+    cut = level[:, 2] > side_cut
     for number, angle_deg in enumerate((225, 315, 45, 135), start=1):
         out = np.array([np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))])
         lean = np.radians(ELEVATION_DEG)
         forward = (-out[0] * np.cos(lean), -out[1] * np.cos(lean), -np.sin(lean))
         hidden = cut | _front_walls(level, ~cut, turn_side=number - 1)
         views.append(scene.view(f"corner{number}", forward, (0.0, 0.0, 1.0), FIELD_DEG, hidden))
-    inside = _inside(scene, ceiling)
+    inside = _inside(scene, side_cut)
     return views if inside is None else [*views, inside]
 
 
@@ -87,15 +89,26 @@ def ceiling_height(level: np.ndarray) -> float | None:
     floor, top = np.percentile(level[:, 2], (0.5, 99.9))
     if top - floor < MIN_ROOM_HEIGHT:
         return None
-    cells = np.floor(level[:, :2] / 0.25).astype(np.int64)
-    _, cell = np.unique(cells, axis=0, return_inverse=True)
-    cell = cell.reshape(-1)
-    num_cells = int(cell.max()) + 1
+    cells = np.floor((level[:, :2] - level[:, :2].min(0)) / 0.25).astype(np.int64)
+    cell = cells[:, 0] * (int(cells[:, 1].max()) + 1) + cells[:, 1]
+    num_cells = len(np.unique(cell))
     for lower in np.arange(top - 0.15, floor + 2 / 3 * (top - floor), -0.05):
         layer = (level[:, 2] >= lower) & (level[:, 2] < lower + 0.2)
         if len(np.unique(cell[layer])) > num_cells / 3:
             return float(lower) - 0.1
     return None
+
+
+def _cut_heights(level: np.ndarray) -> tuple[float, float]:
+    """Return the heights above which the top view and the corner views show nothing, inf where nothing is cut."""
+    low, high = np.percentile(level, (0.5, 99.9), axis=0)
+    height = high[2] - low[2]
+    if height < MIN_ROOM_HEIGHT or (high - low)[:2].min() < MIN_ROOM_WIDTH:
+        return np.inf, np.inf
+    ceiling = ceiling_height(level)
+    # without a whole ceiling there may be a strip of one: the last centimetres of a wall are no loss
+    side_cut = high[2] - 0.35 if ceiling is None else ceiling
+    return float(min(side_cut, low[2] + max(2.0, 0.75 * height))), float(side_cut)
 
 
 class _Scene:
@@ -213,13 +226,12 @@ def _nearest_true(found: np.ndarray) -> np.ndarray:
     return np.where(np.abs(index[before] - place) <= np.abs(index[after] - place), index[before], index[after])
 
 
-def _inside(scene: _Scene, ceiling: float | None) -> Viewpoint | None:
+def _inside(scene: _Scene, ceiling: float) -> Viewpoint | None:
     """Return a view from the freest spot at eye height towards most of the room, None for what is no room."""
     low, high = np.percentile(scene.level, (1, 99), axis=0)
     if (high - low)[2] < 1.2 or (high - low)[:2].min() < 1.5:
         return None
-    floor = float(low[2])
-    eye = min(EYE_HEIGHT, 0.75 * float(high[2] - floor)) + floor
+    eye = float(low[2] + min(EYE_HEIGHT, 0.75 * (high - low)[2], ceiling - 0.2 - low[2]))
     spot = _freest_spot(scene.level, eye, low, high)
     others = scene.level[:: max(1, len(scene.level) // 20_000)] - (*spot, eye)
     reach = np.hypot(others[:, 0], others[:, 1])
@@ -232,19 +244,19 @@ def _inside(scene: _Scene, ceiling: float | None) -> Viewpoint | None:
     lean = np.radians(12)
     forward = (np.cos(angle) * np.cos(lean), np.sin(angle) * np.cos(lean), -np.sin(lean))
     focal = scene.size[0] / 2 / np.tan(np.radians(INSIDE_FIELD_DEG) / 2)
-    position = np.array([spot[0], spot[1], eye]) if ceiling is None else np.array([*spot, min(eye, ceiling - 0.2)])
-    return scene.placed("inside", _look(forward, (0.0, 0.0, 1.0)), position, focal, None)
+    return scene.placed("inside", _look(forward, (0.0, 0.0, 1.0)), np.array([*spot, eye]), focal, None)
 
 
 def _freest_spot(level: np.ndarray, eye: float, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Return the plan position, over scanned floor, with the most room around it at eye height, away from the middle."""
+    """Return the plan position, over scanned floor, with the most free space around it, rather away from the middle."""
     from scipy.spatial import cKDTree
 
     grid = np.stack(np.meshgrid(*(np.linspace(low[i], high[i], 25) for i in (0, 1)), indexing="ij"), -1).reshape(-1, 2)
-    at_eye = level[np.abs(level[:, 2] - eye) < 0.35][:, :2]
-    below = level[level[:, 2] < eye - 0.35][:, :2]
-    over_floor = cKDTree(below[:: max(1, len(below) // 20_000)]).query(grid)[0] < 0.25
-    grid = grid[over_floor] if over_floor.any() else grid
+    standing = (level[:, 2] > low[2] + 0.3) & (level[:, 2] < eye + 0.35)  # what a person there would bump into
+    at_eye, below = level[standing, :2], level[level[:, 2] < low[2] + 0.3, :2]
+    if len(below):
+        over_floor = cKDTree(below[:: max(1, len(below) // 20_000)]).query(grid)[0] < 0.25
+        grid = grid[over_floor] if over_floor.any() else grid
     if len(at_eye) == 0:
         return grid[int(np.argmin(np.abs(grid - (low + high)[:2] / 2).sum(1)))]
     clearance = cKDTree(at_eye[:: max(1, len(at_eye) // 20_000)]).query(grid)[0]

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The embedded mask source: class-agnostic regions from colour, depth and surface normals, no network, no download.
+
+Superpixels are joined weakest border first. A border is strong where depth steps, where the surface folds inwards
+(things that touch meet in a concave crease) or where colour changes; on a surface seen by the depth sensor colour
+alone says little, so that print does not split a box. Large planes (floor, wall, table top) are found first and kept
+apart from what stands on them. The cut of the tree at `region_object_strength` gives the whole objects, the nodes
+below it their parts. All values here are ours; the form of the features follows work on convexity-based object
+segmentation (Richtsfeld et al. 2012; Stein et al. 2014) and contour trees (Arbelaez et al. 2011).
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from pc3dcli.geometry.normals import SurfaceFit, fit_surface
+from pc3dcli.masks2d.mask2d import Mask2d
+from pc3dcli.masks2d.region_planes import PlaneLimits, structure_planes
+from pc3dcli.masks2d.region_superpixels import Borders, describe_borders, edge_map, superpixels
+from pc3dcli.masks2d.region_tree import MergeTree, merge_tree
+
+
+@dataclass(frozen=True)
+class RegionsConfig:
+    """Settings of the region source; every value is ours."""
+
+    region_max_pixels: int = 640 * 480  # pixels; larger images are segmented at a smaller size
+    region_spacing: int = 14  # pixels between superpixel seeds
+    region_noise: float = 0.0025  # 1/metres, expected error of inverse depth
+    region_window: int = 5  # pixels, half width of the plane fitting window
+    region_plane_area: float = 0.15  # square metres, smallest structure plane
+    region_plane_share: float = 0.01  # share of the image, smallest structure plane
+    region_plane_angle_deg: float = 25.0  # degrees, normal to plane normal
+    region_max_planes: int = 8  # planes searched for
+    region_object_strength: float = 0.5  # border strength in [0, 1] at which whole objects are cut
+    region_part_gap: float = 0.05  # rise of border strength that makes a node worth keeping
+    region_min_share: float = 0.0005  # share of the image, smallest mask
+    region_speck: float = 60.0  # pixels, regions well below this join whatever their border
+    region_overlap: float = 0.9  # intersection over union above which two masks are duplicates
+    region_max_masks: int = 80  # masks per frame
+
+
+class Regions:
+    """Mask source over one view at a time; holds no state between views."""
+
+    def __init__(self, config: RegionsConfig | None = None) -> None:
+        self.config = config or RegionsConfig()
+
+    def masks(self, view) -> list[Mask2d]:
+        """Return the masks of one view, best score first.
+
+        view     has .rgb (H, W, 3) uint8 and .depth (H, W) float32 metres or None with .K (3, 3)
+        returns  at most region_max_masks masks of size (H, W), whole objects and parts
+        """
+        rgb, depth, K = _working_grid(view, self.config.region_max_pixels)
+        partition = _Partition.of(rgb, depth, K, self.config)
+        nodes = _select_nodes(partition, self.config)
+        size = view.rgb.shape[:2]
+        return [Mask2d(_at_size(partition.mask(node), size), score) for node, score in nodes]
+
+
+def _working_grid(view, max_pixels: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Colour, depth and camera matrix of a view, shrunk when the image is large."""
+    rgb, depth, K = view.rgb, view.depth, np.asarray(view.K, np.float64)
+    H, W = rgb.shape[:2]
+    factor = min(1.0, (max_pixels / max(1, H * W)) ** 0.5)
+    if factor < 1.0:
+        size = max(1, round(W * factor)), max(1, round(H * factor))
+        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+        scale_x, scale_y = size[0] / W, size[1] / H
+        K = K.copy()
+        K[0] *= scale_x
+        K[1] *= scale_y
+        K[0, 2] += 0.5 * scale_x - 0.5
+        K[1, 2] += 0.5 * scale_y - 0.5
+        if depth is not None:
+            depth = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST)
+    if depth is not None:
+        depth = np.where(np.isfinite(depth) & (depth > 0), depth, 0).astype(np.float32)
+        if not depth.any():
+            depth = None
+    return rgb, depth, K
+
+
+def _at_size(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if mask.shape == size:
+        return mask
+    return cv2.resize(mask.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST) > 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Partition:
+    """Superpixels of a view and the tree over them."""
+
+    labels: np.ndarray  # (H, W) int32 superpixels
+    size: np.ndarray  # (S,) float32 pixels
+    plane: np.ndarray  # (S,) int32 structure plane or -1
+    borders: Borders
+    strength: np.ndarray  # (E,) float32
+    tree: MergeTree
+
+    @staticmethod
+    def of(rgb: np.ndarray, depth: np.ndarray | None, K: np.ndarray, config: RegionsConfig) -> "_Partition":
+        lab = cv2.cvtColor(rgb.astype(np.float32) / 255.0, cv2.COLOR_RGB2Lab)
+        lab = cv2.GaussianBlur(lab, (0, 0), 1.2)
+        fit, planes = None, np.full(rgb.shape[:2], -1, np.int32)
+        if depth is not None:
+            fit = fit_surface(depth, K, config.region_window)
+            limits = PlaneLimits(config.region_noise, config.region_plane_area, config.region_plane_share,
+                                 config.region_plane_angle_deg, config.region_max_planes)
+            planes = structure_planes(depth, K, fit, limits)
+        labels = superpixels(edge_map(lab, fit, planes, config.region_noise), config.region_spacing)
+        borders = describe_borders(labels, lab, fit, config.region_noise, reach=3)
+        size = np.bincount(labels.ravel()).astype(np.float32)
+        plane = _majority_plane(labels, planes, size)
+        strength = border_strength(borders, plane)
+        tree = merge_tree(borders.pairs, borders.length, strength, size, config.region_speck)
+        return _Partition(labels, size, plane, borders, strength, tree)
+
+    def mask(self, members: np.ndarray) -> np.ndarray:
+        """(H, W) bool from (S,) bool."""
+        return members[self.labels]
+
+
+def _majority_plane(labels: np.ndarray, planes: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Structure plane that holds more than half of each superpixel, else -1."""
+    result = np.full(len(size), -1, np.int32)
+    for number in range(planes.max() + 1):
+        share = np.bincount(labels.ravel(), (planes == number).ravel(), len(size)) / size
+        result[share > 0.5] = number
+    return result
+
+
+def border_strength(borders: Borders, plane: np.ndarray) -> np.ndarray:
+    """Probability in [0, 1] that a border separates two things, (E,) float32.
+
+    plane  (S,) structure plane of each superpixel, -1 for none
+    """
+    known, step, concave, convex, lightness, chroma = borders.features.T
+    logit = -4.0 + 3.0 * known * step + 8.0 * known * np.minimum(concave, 0.8)
+    logit += (1.0 - 0.7 * known) * (3.0 * lightness + 4.0 * chroma)
+    strength = 1.0 / (1.0 + np.exp(-logit))
+    first, second = plane[borders.pairs[:, 0]], plane[borders.pairs[:, 1]]
+    strength = np.where((first == second) & (first >= 0), 0.02 * strength, strength)
+    apart = (first != second) & (known > 0.3)
+    return np.where(apart, np.maximum(strength, 0.95), strength).astype(np.float32)
+
+
+def _select_nodes(partition: _Partition, config: RegionsConfig) -> list[tuple[np.ndarray, float]]:
+    """Choose tree nodes worth a mask; return their superpixels (S,) bool and scores, best first."""
+    tree, num_leaves = partition.tree, partition.tree.num_leaves
+    formed = np.concatenate([np.zeros(num_leaves, np.float32), tree.height])
+    joined = np.where(tree.parent >= 0, formed[np.maximum(tree.parent, 0)], 1.0)
+    size = np.concatenate([partition.size, np.zeros(len(tree.height), np.float32)])
+    for j, (a, b) in enumerate(tree.children.tolist()):
+        size[num_leaves + j] = size[a] + size[b]
+    whole = (formed < config.region_object_strength) & (joined >= config.region_object_strength)
+    part = (joined < config.region_object_strength) & (joined - formed >= config.region_part_gap)
+    keep = np.nonzero((whole | part) & (size >= config.region_min_share * partition.labels.size))[0]
+    score = np.clip(0.5 * joined + 0.5 * (1.0 - formed), 0, 1)[keep] * np.where(whole[keep], 1.0, 0.7)
+    order = np.argsort(-score, kind="stable")
+    keep, score = keep[order], score[order]
+    members = _node_members(tree)[keep]
+    selected = _suppress(members, partition.size, config)
+    return [(members[i], float(score[i])) for i in selected]
+
+
+def _node_members(tree: MergeTree) -> np.ndarray:
+    """(S + J, S) bool, leaves below every node."""
+    members = np.zeros((len(tree.parent), tree.num_leaves), bool)
+    np.fill_diagonal(members[: tree.num_leaves], True)
+    for j, (a, b) in enumerate(tree.children.tolist()):
+        np.logical_or(members[a], members[b], out=members[tree.num_leaves + j])
+    return members
+
+
+def _suppress(members: np.ndarray, size: np.ndarray, config: RegionsConfig) -> list[int]:
+    """Indices kept by non-maximum suppression, in order."""
+    weighted = members * size
+    inter = weighted @ members.T.astype(np.float32)
+    area = np.diag(inter)
+    overlap = inter / np.maximum(area[:, None] + area[None] - inter, 1.0)
+    kept: list[int] = []
+    for i in range(len(members)):
+        if len(kept) < config.region_max_masks and not (overlap[i, kept] > config.region_overlap).any():
+            kept.append(i)
+    return kept

@@ -62,7 +62,7 @@ def voxel_downsample(points: np.ndarray, voxel: float, *values: np.ndarray) -> t
 
 
 def _group_mean(value: np.ndarray, group: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    columns = value.reshape(len(value), -1)
+    columns = value.reshape(len(value), int(np.prod(value.shape[1:])))
     sums = [np.bincount(group, weights=column, minlength=len(counts)) for column in columns.T]
     means = np.stack(sums, axis=1) / counts[:, None]
     return means.reshape((len(counts), *value.shape[1:]))

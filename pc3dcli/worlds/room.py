@@ -2,75 +2,45 @@
 """A furnished room with exact ground truth, seen by a depth camera (granularity_tracking.md section 13).
 
 `make_room` draws 8 to 10 pieces of furniture and small objects standing on them; `Room.render` casts the rays of one
-camera and returns colour, depth, and the object and part of every pixel, optionally as a noisy sensor sees them.
-Everything is a function of the numpy Generator that comes in.  *Departures* from the spec's world: cylinders and
-ellipsoids besides boxes, up to six shapes an object (legs of one piece of furniture are one part), textures.
+camera; `write_room` films it with a camera that circles twice and writes a scan folder.  Everything is a function of
+the numpy Generator that comes in.  *Departures* from the spec's world: cylinders and ellipsoids besides boxes, up to
+eight shapes an object (legs of one piece of furniture are one part), textures, a sensor model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from pc3dcli.worlds import furniture
-from pc3dcli.worlds.primitives import (
-    Primitive,
-    Texture,
-    hit_depth,
-    image_rectangle,
-    local_normals,
-    texture_color,
-)
+from pc3dcli.geometry.cameras import back_project, look_at
+from pc3dcli.worlds.furnish import RoomConfig, RoomObject, furnish_room
+from pc3dcli.worlds.primitives import Primitive, hit_depth, image_rectangle, local_normals, texture_color
 from pc3dcli.worlds.sensor import sense_color, sense_depth
 
-# builder, ScanNet200 label id
-FURNITURE: dict[str, tuple[Callable, int]] = {
-    "table": (furniture.table, 4),
-    "chair": (furniture.chair, 2),
-    "cabinet": (furniture.cabinet, 7),
-    "lamp": (furniture.lamp, 28),
-    "couch": (furniture.sofa, 6),
-    "shelf": (furniture.shelf, 8),
-    "bed": (furniture.bed, 11),
-    "stool": (furniture.stool, 38),
-    "plant": (furniture.plant, 40),
-    "trash can": (furniture.trash_can, 56),
-}
-SMALL: dict[str, tuple[Callable, int]] = {
-    "cup": (furniture.cup, 130),
-    "bottle": (furniture.bottle, 65),
-    "book": (furniture.books, 22),
-    "laptop": (furniture.laptop, 77),
-    "box": (furniture.carton, 26),
-}
-AT_WALL = ("cabinet", "shelf", "couch", "bed", "lamp")
+__all__ = ["CaptureConfig", "Room", "RoomConfig", "RoomObject", "RoomView", "camera_path", "make_room", "write_room"]
 
 
 @dataclass(frozen=True)
-class RoomConfig:
-    """What a room holds and how well its camera sees; sizes are spec section 13's, the rest is ours."""
+class CaptureConfig:
+    """How a room is filmed; frames, turns and the small image are spec section 13's, the rest is ours."""
 
-    size: tuple[float, float, float] = (6.0, 6.0, 2.8)  # metres
-    num_furniture: tuple[int, int] = (8, 10)  # drawn uniformly, both ends included
-    num_small: tuple[int, int] = (3, 6)
-    clearance: float = 0.08  # metres kept free between footprints
-    camera_radius: float = 2.0  # metres; nothing taller than 1.2 m stands within 0.3 m of this circle
-    textures: bool = True  # False: one colour a part
-    sensor_noise: bool = False
-    missing_depth: bool = False
+    num_frames: int = 120
+    size: tuple[int, int] = (96, 128)  # (H, W) pixels
+    fov: float = 1.05  # radians, horizontal
+    turns: float = 2.0  # the second turn forces revisits
+    height: float = 1.55  # metres above the floor
+    voxel: float = 0.02  # metres, of the surface cloud
+    color: str = "jpg"  # or "png"
 
-
-@dataclass(frozen=True)
-class RoomObject:
-    """What one object is: id from 1, name, ScanNet200 label id, the ids of its parts (unique in the room)."""
-
-    object: int
-    name: str
-    label_id: int
-    parts: tuple[int, ...]
+    @property
+    def K(self) -> np.ndarray:
+        """The (3, 3) camera matrix, principal point in the middle of the image."""
+        H, W = self.size
+        focal = W / 2 / np.tan(self.fov / 2)
+        return np.array([[focal, 0, (W - 1) / 2], [0, focal, (H - 1) / 2], [0, 0, 1.0]])
 
 
 class RoomView(NamedTuple):
@@ -105,16 +75,21 @@ class Room:
         K        (3, 3) float64 pixels; world_from_cam (4, 4) float64; size (H, W)
         rng      draws the noise and the holes that the config switches on; None gives the exact frame
         """
-        depth, index = self._cast(K, world_from_cam, size)
-        color, cosine = self._shade(K, world_from_cam, depth, index)
+        return self.render_pair(K, world_from_cam, size, rng)[0]
+
+    def render_pair(self, K, world_from_cam, size, rng) -> tuple[RoomView, np.ndarray]:
+        """Return what `render` returns and the exact (H, W) float32 depth of the same frame."""
+        exact, index = self._cast(K, world_from_cam, size)
+        color, cosine = self._shade(K, world_from_cam, exact, index)
         instance = np.array([p.object for p in self.primitives], np.int32)[index]
         part = np.array([p.part for p in self.primitives], np.int32)[index]
+        depth = exact
         if rng is not None:
             if self.config.sensor_noise:
                 color = sense_color(color, rng)
-            depth = sense_depth(depth, color, cosine, self.config.sensor_noise, self.config.missing_depth, rng)
+            depth = sense_depth(exact, color, cosine, self.config.sensor_noise, self.config.missing_depth, rng)
         rgb = (np.clip(color, 0, 1) * 255 + 0.5).astype(np.uint8)
-        return RoomView(rgb, depth.astype(np.float32), instance, part)
+        return RoomView(rgb, depth.astype(np.float32), instance, part), exact.astype(np.float32)
 
     def _cast(self, K, world_from_cam, size) -> tuple[np.ndarray, np.ndarray]:
         """Return (H, W) float64 depth and (H, W) index of the nearest primitive."""
@@ -162,132 +137,105 @@ class Room:
 
 
 def make_room(config: RoomConfig, rng: np.random.Generator) -> Room:
-    """Furnish a room: a table first, then furniture at random where it fits, then small objects on it."""
-    size = np.array(config.size)
-    primitives = [Primitive("hull", size / 2, np.diag(size / 2), _hull_texture(config, rng))]
-    objects: list[RoomObject] = []
-    footprints: list[np.ndarray] = []
-    surfaces: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    count = int(rng.integers(config.num_furniture[0], config.num_furniture[1] + 1))
-    for _ in range(40 * count):
-        if len(objects) == count:
-            break
-        name = "table" if not objects else str(rng.choice(sorted(FURNITURE)))
-        item = FURNITURE[name][0](rng)
-        placed = _place_on_floor(item, name in AT_WALL, config, footprints, rng)
-        if placed is not None:
-            _add_object(item, name, FURNITURE[name][1], placed, (objects, primitives), config, rng)
-            surfaces += [(placed @ np.append(center, 1), placed, half) for center, half in item.tops]
-    _add_small(surfaces, (objects, primitives), config, rng)
+    """Draw a room: a table first, then furniture at random where it fits, then small objects on it."""
+    objects, primitives = furnish_room(config, rng)
     return Room(config, tuple(objects), tuple(primitives))
 
 
-def _place_on_floor(item, at_wall: bool, config: RoomConfig, footprints: list, rng) -> np.ndarray | None:
-    """Return world_from_object (4, 4) of a free place and book its footprint, or None when no try fits."""
-    low, high = item.bounds()
-    room = np.array(config.size[:2])
-    for _ in range(20):
-        if at_wall:
-            side = int(rng.integers(4))
-            yaw = side * np.pi / 2
-            back = _yaw_matrix(yaw)[:2, :2] @ [0, low[1] - 0.02]
-            along = rng.uniform(0, 1, 2) * room
-            wall = np.abs(_yaw_matrix(yaw)[:2, 1]) > 0.5  # the axis that points away from the wall
-            xy = np.where(wall, np.where(back < 0, -back, room - back), along)
-        else:
-            yaw = rng.uniform(0, 2 * np.pi)
-            xy = rng.uniform(0.3, 0.7, 2) * room if rng.random() < 0.5 else rng.uniform(0, 1, 2) * room
-        world_from_object = _yaw_matrix(yaw)
-        world_from_object[:2, 3] = xy
-        footprint = _footprint(low, high, world_from_object)
-        if _is_free(footprint, high[2], config, footprints):
-            footprints.append(footprint)
-            return world_from_object
-    return None
+def camera_path(room: RoomConfig, capture: CaptureConfig) -> np.ndarray:
+    """Return (T, 4, 4) world_from_cam of a camera that circles and looks across the middle of the room.
+
+    Height, radius and gaze sway slowly, so that the second turn sees the same things from slightly elsewhere.
+    """
+    angle = np.arange(capture.num_frames) / max(capture.num_frames, 1) * capture.turns * 2 * np.pi
+    center = np.array([room.size[0] / 2, room.size[1] / 2])
+    poses = np.empty((capture.num_frames, 4, 4))
+    for t, a in enumerate(angle):
+        outward = np.array([np.cos(a), np.sin(a)])
+        sideways = np.array([-outward[1], outward[0]])
+        eye = center + (room.camera_radius + 0.12 * np.sin(1.3 * a)) * outward
+        target = center + 0.5 * np.sin(0.7 * a) * sideways - 0.4 * outward
+        heights = capture.height + 0.15 * np.sin(0.45 * a), 0.65 + 0.15 * np.cos(0.8 * a)
+        poses[t] = look_at(np.append(eye, heights[0]), np.append(target, heights[1]), np.array([0, 0, 1.0]))
+    return poses
 
 
-def _is_free(footprint: np.ndarray, height: float, config: RoomConfig, others: list[np.ndarray]) -> bool:
-    room = np.array(config.size[:2])
-    if (footprint < 0).any() or (footprint > room).any():
-        return False
-    radius = np.linalg.norm(footprint - room / 2, axis=1)
-    near_path = radius.min() < config.camera_radius + 0.3 and radius.max() > config.camera_radius - 0.3
-    if height > 1.2 and near_path:
-        return False
-    return all(_are_apart(footprint, other, config.clearance) for other in others)
+def write_room(room: Room, folder: Path, capture: CaptureConfig, rng: np.random.Generator) -> None:
+    """Film a room and write it as a ScanNet export folder with its ground truth.
+
+    color/<i>.jpg, depth/<i>.png (uint16 mm), pose/<i>.txt, intrinsic/{intrinsic,extrinsic}_{color,depth}.txt,
+    instance/<i>.png and part/<i>.png (uint16, 0 = structure), <scene>_vh_clean_2.ply = exact depth of all frames fused
+    in voxels, gt/<scene>.txt = ScanNet200 label * 1000 + object id of every vertex, 0 on the structure.
+
+    folder  is made; its name is the scene's
+    """
+    # the file formats are loaded on writing only: rendering needs numpy alone
+    from pc3dcli.formats.cloud import Cloud
+    from pc3dcli.formats.ply import write_ply
+
+    for name in ("color", "depth", "pose", "intrinsic", "instance", "part", "gt"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    _write_intrinsics(folder / "intrinsic", capture.K)
+    surface = _Surface(capture.voxel)
+    for t, world_from_cam in enumerate(camera_path(room.config, capture)):
+        view, exact = room.render_pair(capture.K, world_from_cam, capture.size, rng)
+        _write_frame(folder, t, view, world_from_cam, capture.color)
+        surface.add(back_project(exact, capture.K, world_from_cam), view.rgb, view.instance)
+    xyz, rgb, instance = surface.vertices()
+    write_ply(folder / f"{folder.name}_vh_clean_2.ply", Cloud(xyz=xyz, rgb=rgb))
+    labels = np.array([0] + [item.label_id * 1000 + item.object for item in room.objects])
+    np.savetxt(folder / "gt" / f"{folder.name}.txt", labels[instance], fmt="%d")
 
 
-def _are_apart(first: np.ndarray, second: np.ndarray, clearance: float) -> bool:
-    """Say whether two (4, 2) rectangles are apart by `clearance` along one of their edge directions."""
-    for corners in (first, second):
-        for edge in (corners[1] - corners[0], corners[3] - corners[0]):
-            axis = edge / np.linalg.norm(edge)
-            a, b = first @ axis, second @ axis
-            if a.max() + clearance <= b.min() or b.max() + clearance <= a.min():
-                return True
-    return False
+class _Surface:
+    """Voxel means of all points seen so far, kept apart by object so that a vertex never averages two of them."""
+
+    def __init__(self, voxel: float) -> None:
+        self.voxel = voxel
+        self.codes = np.empty(0, np.int64)
+        self.sums = np.empty((0, 7))  # x y z r g b count
+
+    def add(self, points: np.ndarray, rgb: np.ndarray, instance: np.ndarray) -> None:
+        # 16 bits an axis reach 655 m at 1 cm; the object goes below, so that codes sort by voxel
+        cells = np.floor(points.reshape(-1, 3) / self.voxel).astype(np.int64) + (1 << 15)
+        codes = (((cells[:, 0] << 16) | cells[:, 1]) << 16 | cells[:, 2]) << 15 | instance.reshape(-1)
+        rows = np.column_stack([points.reshape(-1, 3), rgb.reshape(-1, 3), np.ones(len(codes))])
+        codes, rows = _sum_by_code(codes, rows)
+        self.codes, self.sums = _sum_by_code(np.append(self.codes, codes), np.concatenate([self.sums, rows]))
+
+    def vertices(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (N, 3) float32 points, (N, 3) uint8 colours, (N,) int64 objects, one vertex a voxel: the fullest."""
+        cell, instance = self.codes >> 15, self.codes & ((1 << 15) - 1)
+        order = np.lexsort((instance, -self.sums[:, 6], cell))
+        first = np.ones(len(order), bool)
+        first[1:] = cell[order][1:] != cell[order][:-1]
+        chosen = order[first]
+        means = self.sums[chosen, :6] / self.sums[chosen, 6:]
+        return means[:, :3].astype(np.float32), (means[:, 3:] + 0.5).astype(np.uint8), instance[chosen]
 
 
-def _add_small(surfaces: list, scene: tuple, config: RoomConfig, rng: np.random.Generator) -> None:
-    """Stand small objects on support surfaces, not into each other."""
-    count = int(rng.integers(config.num_small[0], config.num_small[1] + 1)) if surfaces else 0
-    taken: list[tuple[float, np.ndarray]] = []
-    for _ in range(20 * count):
-        if len(taken) == count:
-            return
-        name = str(rng.choice(sorted(SMALL)))
-        item = SMALL[name][0](rng)
-        center, world_from_surface, half = surfaces[int(rng.integers(len(surfaces)))]
-        offset = np.append(rng.uniform(-1, 1, 2) * half, 0)
-        world_from_object = world_from_surface @ _yaw_matrix(rng.uniform(-0.6, 0.6))
-        world_from_object[:3, 3] = center[:3] + world_from_surface[:3, :3] @ offset
-        footprint = _footprint(*item.bounds(), world_from_object)
-        if all(abs(z - center[2]) > 0.3 or _are_apart(footprint, other, 0.03) for z, other in taken):
-            taken.append((center[2], footprint))
-            _add_object(item, name, SMALL[name][1], world_from_object, scene, config, rng)
+def _sum_by_code(codes: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    unique, group = np.unique(codes, return_inverse=True)
+    columns = [np.bincount(group, weights=column, minlength=len(unique)) for column in rows.T]
+    return unique, np.stack(columns, axis=1)
 
 
-def _add_object(item, name: str, label_id: int, world_from_object, scene: tuple, config, rng) -> None:
-    objects, primitives = scene
-    first_part = primitives[-1].part + 1
-    num_parts = max(shape.part for shape in item.shapes) + 1
-    base = rng.uniform(0.1, 0.9, 3)
-    textures = [_part_texture(base, config, rng) for _ in range(num_parts)]
-    for shape in item.shapes:
-        center = (world_from_object @ np.append(shape.center, 1))[:3]
-        axes, part = world_from_object[:3, :3] @ shape.axes, first_part + shape.part
-        primitives.append(Primitive(shape.kind, center, axes, textures[shape.part], len(objects) + 1, part))
-    objects.append(RoomObject(len(objects) + 1, name, label_id, tuple(range(first_part, first_part + num_parts))))
+def _write_intrinsics(folder: Path, K: np.ndarray) -> None:
+    intrinsic = np.eye(4)
+    intrinsic[:3, :3] = K
+    for camera in ("color", "depth"):
+        np.savetxt(folder / f"intrinsic_{camera}.txt", intrinsic, fmt="%.9g")
+        np.savetxt(folder / f"extrinsic_{camera}.txt", np.eye(4), fmt="%.9g")
 
 
-def _part_texture(base: np.ndarray, config: RoomConfig, rng: np.random.Generator) -> Texture:
-    """Draw the texture of a part: near the object's colour, or half of the time one of its own."""
-    color = base + rng.normal(0, 0.06, 3) if rng.random() < 0.5 else rng.uniform(0.08, 0.92, 3)
-    kind = str(rng.choice(["uniform", "uniform", "noise", "stripes", "checker"])) if config.textures else "uniform"
-    other = color * rng.uniform(0.55, 0.85) + rng.normal(0, 0.03, 3)
-    return Texture(kind, np.clip([color, other], 0.02, 1), rng.uniform(0.05, 0.2), _waves(rng))
+def _write_frame(folder: Path, t: int, view: RoomView, world_from_cam: np.ndarray, color: str) -> None:
+    import cv2
 
-
-def _hull_texture(config: RoomConfig, rng: np.random.Generator) -> Texture:
-    color = rng.uniform(0.6, 0.9) + rng.normal(0, 0.04, 3)
-    other = color * rng.uniform(0.75, 0.9)
-    kind = str(rng.choice(["noise", "stripes", "checker"])) if config.textures else "uniform"
-    return Texture(kind, np.clip([color, other], 0, 1), rng.uniform(0.3, 0.6), _waves(rng))
-
-
-def _waves(rng: np.random.Generator) -> np.ndarray:
-    directions = rng.normal(size=(6, 3))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    return np.column_stack([directions * rng.uniform(0.5, 2.0, (6, 1)), rng.uniform(0, 2 * np.pi, 6)])
-
-
-def _footprint(low: np.ndarray, high: np.ndarray, world_from_object: np.ndarray) -> np.ndarray:
-    """Return the (4, 2) corners on the floor of an object's bounds, in order around."""
-    corners = np.array([[low[0], low[1]], [high[0], low[1]], [high[0], high[1]], [low[0], high[1]]])
-    return corners @ world_from_object[:2, :2].T + world_from_object[:2, 3]
-
-
-def _yaw_matrix(yaw: float) -> np.ndarray:
-    matrix = np.eye(4)
-    matrix[:2, :2] = [[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]]
-    return matrix
+    depth_mm = np.clip(np.rint(view.depth * 1000), 0, 65534).astype(np.uint16)
+    images = {f"color/{t}.{color}": view.rgb[..., ::-1], f"depth/{t}.png": depth_mm}
+    images[f"instance/{t}.png"] = view.instance.astype(np.uint16)
+    images[f"part/{t}.png"] = view.part.astype(np.uint16)
+    for name, image in images.items():
+        if not cv2.imwrite(str(folder / name), image):
+            raise OSError(f"could not write {folder / name}")
+    np.savetxt(folder / "pose" / f"{t}.txt", world_from_cam, fmt="%.9g")

@@ -1,1 +1,78 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Scans on disk.  One file here is one layout: `matches(path)` recognises it, `open_scene(...)` reads it.
+
+`open_scenes` finds the scenes below a path without reading them, so that a broken one fails alone when it is opened.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pc3dcli.datasets import scannet, seven_scenes
+from pc3dcli.datasets.scene import SceneRef
+from pc3dcli.errors import FormatError, InputError, UsageError
+
+LAYOUTS = {  # in the order they are tried
+    "scannet": scannet,
+    "7scenes": seven_scenes,
+}
+MAX_LEVELS = 4  # folders between the path given and a scene; ours
+SCENE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
+
+
+def open_scenes(path: Path, dataset: str = "auto") -> list[SceneRef]:
+    """Return the scenes at `path`, sorted by id: a scene folder, a folder of scene folders, a .sens or a cloud file.
+
+    dataset  a key of LAYOUTS, or "auto" to take the first that matches each folder
+    raises   UsageError for an unknown dataset, InputError when nothing is found, FormatError for an impossible id
+    """
+    if dataset != "auto" and dataset not in LAYOUTS:
+        raise UsageError(f"unknown dataset {dataset!r}, expected auto, {', '.join(LAYOUTS)}")
+    path = Path(path)
+    if not path.exists():
+        raise InputError("no such file or folder", file=path)
+    layouts = LAYOUTS if dataset == "auto" else {dataset: LAYOUTS[dataset]}
+    name = path.resolve().name if path.is_dir() else _stem(path)
+    found = _find(path, name, layouts)
+    if not found and path.is_dir():
+        found = _find_below(path, "", layouts, MAX_LEVELS)
+    if not found:
+        tried = "; ".join(layout.PATTERN for layout in layouts.values())
+        raise InputError(f"found no scene; looked for {tried}", file=path)
+    return found
+
+
+def _find(path: Path, scene: str, layouts: dict) -> list[SceneRef]:
+    for dataset, layout in layouts.items():
+        if layout.matches(path):
+            return [SceneRef(_checked_id(scene, path), path, dataset)]
+    return []
+
+
+def _find_below(folder: Path, prefix: str, layouts: dict, levels: int) -> list[SceneRef]:
+    found = []
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith(".") or not entry.is_dir():
+            continue
+        scene = f"{prefix}{entry.name}"
+        here = _find(entry, scene, layouts)
+        if not here and levels > 1:
+            here = _find_below(entry, f"{scene}/", layouts, levels - 1)
+        found += here
+    return found
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    for suffix in (".pcd.bin", path.suffix):
+        if suffix and name.endswith(suffix):
+            return name.removesuffix(suffix)
+    return name
+
+
+def _checked_id(scene: str, path: Path) -> str:
+    if not SCENE_ID.fullmatch(scene):
+        message = f"the name {scene!r} cannot be a scene id: letters, digits and . _ / - without spaces"
+        raise FormatError(message, file=path, hint="rename the file or folder")
+    return scene

@@ -166,7 +166,9 @@ class Runner:
                 yield task, None, None
                 continue
             context = replace(self._context(task), report=partial(self.reporter.scene_progress, task.id))
-            spool = tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=folder if folder and folder.is_dir() else None)
+            spool = tempfile.SpooledTemporaryFile(  # noqa: SIM115 - closed by the one who writes it out
+                SPOOL_BYTES, dir=folder if folder and folder.is_dir() else None
+            )
             report = _spool_scene(task, process, context, spool)
             spool.seek(0)
             yield task, spool, report

@@ -33,7 +33,7 @@ class Line:
 class SceneRecords:
     """What a stream says of one scene.
 
-    scene     the `scene` record
+    scene     the `scene` record; None for records that stand outside scenes
     kept      what `keep` returned for each record that it consumed, in order
     passed    the other lines, to be passed through unchanged
     ok        false when the producer failed at this scene
@@ -41,7 +41,7 @@ class SceneRecords:
     segment   0-based number of the segment in this input
     """
 
-    scene: dict
+    scene: dict | None
     kept: list = field(default_factory=list)
     passed: list[str] = field(default_factory=list)
     ok: bool = True
@@ -49,18 +49,21 @@ class SceneRecords:
     segment: int = 0
 
     @property
-    def id(self) -> str:
-        return self.scene["scene"]
+    def id(self) -> str | None:
+        return None if self.scene is None else self.scene["scene"]
 
 
-def read_lines(file: BinaryIO, name: str, *, allow_truncated: bool = False) -> Iterator[Line]:
+def read_lines(
+    file: BinaryIO, name: str, *, allow_truncated: bool = False, seen: dict[str, set[str]] | None = None
+) -> Iterator[Line]:
     """Yield the records of a stream of one or more segments, one line at a time.
 
     file   binary file; name  its name in messages ("<stdin>")
+    seen   scene id -> record types, shared by the inputs of one command that must not repeat a scene
     raises FormatError at the first malformed line, TruncatedStream after the last complete
            record when the final `end` is missing (unless allow_truncated)
     """
-    brackets = _Brackets(name)
+    brackets = _Brackets(name, {} if seen is None else seen)
     number = 0
     for number, raw in enumerate(_raw_lines(file, name), 1):
         text = _decode(raw, name, number)
@@ -70,7 +73,7 @@ def read_lines(file: BinaryIO, name: str, *, allow_truncated: bool = False) -> I
         try:
             record = _parse(text, name, number)
         except FormatError:
-            if complete or allow_truncated is False and brackets.is_between_segments:
+            if complete or brackets.is_between_segments:
                 raise
             break  # the last line was cut: a truncation, not an error of form
         brackets.check(record, number)
@@ -92,40 +95,51 @@ def read_scenes(lines: Iterator[Line], keep: Callable[[Line], object | None]) ->
             None passes the line through
     """
     scene: SceneRecords | None = None
+    loose = SceneRecords(None)
     programs: list[dict] = []
     segment = -1
     for line in lines:
-        match line.type:
-            case "header":
-                programs, segment = [], segment + 1
-            case "program":
-                programs = [*programs, line.record]
-            case "scene":
+        kind = line.type
+        if kind == "header":
+            programs, segment = [], segment + 1
+            loose = SceneRecords(None, segment=segment)
+        elif kind == "program" and scene is None:
+            programs = [*programs, line.record]
+        elif kind in ("scene", "end"):
+            if loose.passed:
+                loose.programs = programs
+                yield loose
+                loose = SceneRecords(None, segment=segment)
+            if kind == "scene":
                 scene = SceneRecords(line.record, programs=programs, segment=segment)
-            case "scene_end":
-                scene.ok = line.record["ok"]
-                yield scene
-                scene = None
-            case "end":
-                pass
-            case _ if scene is not None:
-                value = keep(line)
-                if value is None:
-                    scene.passed.append(line.text)
-                else:
-                    scene.kept.append(value)
+        elif kind == "scene_end":
+            scene.ok = line.record["ok"]
+            yield scene
+            scene = None
+        else:
+            _collect(line, loose if scene is None else scene, keep)
+
+
+def _collect(line: Line, scene: SceneRecords, keep: Callable[[Line], object | None]) -> None:
+    value = keep(line) if scene.scene is not None else None
+    if value is not None:
+        scene.kept.append(value)
+        return
+    scene.passed.append(line.text)
+    if scene.scene is None and line.type == "error":
+        scene.ok = False
 
 
 class _Brackets:
     """Check that header, scene, scene_end and end nest, and that no scene comes twice."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, seen: dict[str, set[str]]) -> None:
         self.name = name
+        self.seen = seen
         self.has_started = False
         self.is_between_segments = True
         self.scene: str | None = None
         self.types: set[str] = set()
-        self.seen: dict[str, set[str]] = {}
 
     def check(self, record: dict, number: int) -> None:
         problem = self._step(record)

@@ -207,7 +207,8 @@ def _scan(path: Path) -> _OldFile:
                 elif line.type == "scene_end" and line.record["ok"]:
                     scenes.add(line.record["scene"])
     except FormatError as error:
-        raise UsageError(f"exists and is no complete stream ({error.message})", file=path, hint="pass --force") from None
+        problem = f"exists and is no complete stream ({error.message})"
+        raise UsageError(problem, file=path, hint="pass --force") from None
     return _OldFile(programs, frozenset(scenes))
 
 

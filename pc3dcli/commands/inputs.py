@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What SCENE... may be: scene folders, clouds, stream files, --out folders, @list.txt and - (cli.md sections 2 and 8)."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import typer
+
+from pc3dcli.errors import InputError, UsageError
+from pc3dcli.stream.provenance import file_digest
+from pc3dcli.stream.reader import Line, SceneRecords, read_lines, read_scenes
+
+if TYPE_CHECKING:
+    from pc3dcli.datasets.scene import SceneRef
+
+STDIN = "<stdin>"
+_Item = TypeVar("_Item")
+
+
+def expand_names(ctx: typer.Context, names: list[str] | None, examples: str) -> list[str]:
+    """Return the inputs as given, lists opened, standard input as "-".
+
+    examples  two command lines, shown when there is no input and stdin is a terminal
+    raises    UsageError without input, InputError for a list that cannot be read
+    """
+    if not names:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise UsageError(f"no input\nusage: {ctx.command_path} SCENE...\n{examples}")
+        return ["-"]
+    opened: list[str] = []
+    for name in names:
+        opened.extend(_read_list(Path(name[1:])) if name.startswith("@") else [name])
+    return opened
+
+
+def is_stream(name: str) -> bool:
+    """Tell whether an input is a record stream: standard input, a stream file, or the --out folder of a command."""
+    path = Path(name)
+    return name == "-" or path.suffix == ".ndjson" or (path / "run.json").is_file()
+
+
+def stream_scenes(
+    names: Iterable[str],
+    keep: Callable[[Line], object | None],
+    *,
+    roots: list[str] | None = None,
+    allow_truncated: bool = False,
+) -> Iterator[SceneRecords]:
+    """Yield the scenes of streams, one in memory at a time; `root` becomes absolute, relocated by `roots`.
+
+    names  inputs for which `is_stream` holds
+    keep   see `read_scenes`
+    roots  "OLD=NEW" pairs
+    raises FormatError and TruncatedStream as `read_lines`, InputError for a missing file
+    """
+    pairs = [_split_root(text) for text in roots or []]
+    seen: dict[str, set[str]] = {}
+    offset = 0
+    for path in _stream_files(names):
+        name = STDIN if path is None else str(path)
+        folder = Path.cwd() if path is None else path.parent.resolve()
+        last = -1
+        with nullcontext(sys.stdin.buffer) if path is None else _open(path) as file:
+            lines = read_lines(file, name, allow_truncated=allow_truncated, seen=seen)
+            for scene in read_scenes(lines, keep):
+                last = scene.segment
+                if scene.scene is not None:
+                    scene.scene = scene.scene | {"root": _absolute_root(scene.scene["root"], folder, pairs)}
+                yield replace(scene, segment=scene.segment + offset)
+        offset += last + 1
+
+
+def _stream_files(names: Iterable[str]) -> Iterator[Path | None]:
+    for name in names:
+        path = Path(name)
+        if name == "-":
+            yield None
+        elif path.is_dir():
+            files = sorted(path.rglob("*.ndjson"))
+            if not files:
+                raise InputError("holds no finished scene (*.ndjson)", file=path)
+            yield from files
+        else:
+            yield path
+
+
+def _open(path: Path):
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise InputError(f"cannot read it: {error.strerror}", file=path) from None
+
+
+def _read_list(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the list: {error}", file=path) from None
+    names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not names:
+        raise InputError("names no scene", file=path)
+    return names
+
+
+def _split_root(text: str) -> tuple[Path, Path]:
+    old, equals, new = text.partition("=")
+    if not equals or not old or not new:
+        raise UsageError(f"--root {text}: expected OLD=NEW")
+    return Path(old), Path(new).resolve()
+
+
+def _absolute_root(root: str, folder: Path, pairs: list[tuple[Path, Path]]) -> str:
+    path = folder / root
+    for old, new in pairs:
+        if path == old or old in path.parents:
+            return str(new / path.relative_to(old))
+    return str(path)
+
+
+def found_scenes(names: list[str], dataset: str) -> list[SceneRef]:
+    """Return the scans on disk that `names` hold, in the order given; a scene id may come once.
+
+    raises  UsageError for an id that comes twice, InputError where no scene is found
+    """
+    from pc3dcli.datasets import open_scenes
+
+    refs = [ref for name in names for ref in open_scenes(Path(name), dataset)]
+    paths: dict[str, Path] = {}
+    for ref in refs:
+        if paths.setdefault(ref.scene, ref.path) is not ref.path:
+            raise UsageError(f"scene {ref.scene} is both {paths[ref.scene]} and {ref.path}", hint="rename one folder")
+    return refs
+
+
+def sharded(items: Iterable[_Item], shard: str | None) -> Iterable[_Item]:
+    """Return the I-th of N parts of `items` for the text "I/N", all of them for None."""
+    if shard is None:
+        return items
+    index, slash, count = shard.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise UsageError(f"--shard {shard}: expected I/N with 1 <= I <= N")
+    return islice(items, int(index) - 1, None, int(count))
+
+
+def digest(path: Path) -> str:
+    """Return "sha256:..." of a file, or of the sorted names and contents of a folder.
+
+    raises  InputError when it cannot be read
+    """
+    try:
+        if not path.is_dir():
+            return file_digest(path)
+        total = hashlib.sha256()
+        for file in sorted(p for p in path.rglob("*") if p.is_file()):
+            total.update(f"{file.relative_to(path).as_posix()}\0{file_digest(file)}\n".encode())
+        return f"sha256:{total.hexdigest()}"
+    except OSError as error:
+        raise InputError(f"cannot read it: {error.strerror}", file=path) from None

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Option types that two or more commands share (cli.md section 8), and the help layout of all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperCommand
+
+from pc3dcli.commands.settings import read_config
+
+ADVANCED = "Advanced"
+
+
+class Command(TyperCommand):
+    """A command whose help shows the common options first and the rest under *Advanced*."""
+
+    def format_options(self, ctx, formatter) -> None:
+        for title in ("Options", ADVANCED):
+            records = [
+                param.get_help_record(ctx)
+                for param in self.get_params(ctx)
+                if (getattr(param, "rich_help_panel", None) == ADVANCED) == (title == ADVANCED)
+            ]
+            records = [record for record in records if record]
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+def advanced(*names: str, **settings) -> typer.models.OptionInfo:
+    """Declare an option that help shows under *Advanced*."""
+    return typer.Option(*names, rich_help_panel=ADVANCED, **settings)
+
+
+Scenes = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="SCENE...", help="Scene folders, streams, @list.txt or -.", show_default=False),
+]
+Dataset = Annotated[str, typer.Option("--dataset", metavar="NAME", help="Layout of the scenes; auto detects it.")]
+Out = Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="FILE.ndjson, a folder, or - for stdout.")]
+Force = Annotated[bool, advanced("--force", "-f", help="Redo what exists.")]
+SkipDone = Annotated[Path | None, advanced("--skip-done", metavar="DIR", help="Skip scenes finished in DIR.")]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, metavar="N", help="Processes; the output stays the same.")]
+Device = Annotated[str, advanced("--device", metavar="DEV", help="auto, cpu or cuda:0, for networks.")]
+Seed = Annotated[int, advanced("--seed", metavar="N", help="Seed of everything random.")]
+Limit = Annotated[int | None, advanced("--limit", min=1, metavar="N", help="Stop after N scenes.")]
+Shard = Annotated[str | None, advanced("--shard", metavar="I/N", help="Do the I-th of N parts of the scenes.")]
+Config = Annotated[
+    Path | None,
+    advanced(
+        "--config", metavar="FILE", is_eager=True, callback=read_config, help="TOML file of options and -D names."
+    ),
+]
+Define = Annotated[
+    list[str] | None,
+    advanced("-D", "--define", metavar="NAME=VALUE", help="Set one of the parameters that the man page lists."),
+]
+PrintConfig = Annotated[bool, advanced("--print-config", help="Print the settings as TOML and stop.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="List scenes, outputs and skips; touch nothing.")]
+Json = Annotated[bool, advanced("--json", help="Write records, also to a terminal.")]
+Quiet = Annotated[bool, advanced("--quiet", "-q", help="Errors only.")]
+Verbose = Annotated[bool, advanced("--verbose", "-v", help="Say more on stderr.")]
+Progress = Annotated[bool | None, advanced("--progress/--no-progress", help="Draw progress on stderr, or never.")]
+FailFast = Annotated[bool, advanced("--fail-fast", help="Stop at the first scene that fails.")]
+NoProvenance = Annotated[bool, advanced("--no-provenance", help="Leave program records out.")]
+Unordered = Annotated[bool, advanced("--unordered", help="With --jobs: write scenes as they finish.")]
+Root = Annotated[
+    list[str] | None, advanced("--root", metavar="OLD=NEW", help="Read files below NEW where a stream says OLD.")
+]
+AllowTruncated = Annotated[bool, advanced("--allow-truncated", help='Accept a stream without its "end".')]
+Debug = Annotated[bool, advanced("--debug", help="Show tracebacks.")]

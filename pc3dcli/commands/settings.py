@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a setting comes from: flag, PC3D_* variable, --config file, -D, default; and what of it decides the result.
+
+Option names are those of the command line; the fields of the paper configs are reached by `-D name=value` or by the same
+name in the --config file.  Unknown names are refused, with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import sys
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from pc3dcli.errors import FormatError, InputError, UsageError
+from pc3dcli.stream.provenance import Program
+
+# options that choose what is done or where it goes, never what a scene's result is
+_NOT_DECISIVE = frozenset(
+    "scenes out write force skip_done jobs device limit shard config define print_config dry_run json quiet verbose "
+    "progress fail_fast no_provenance unordered root allow_truncated debug seed".split()
+)
+_FILE_FIELDS = "pc3dcli.config_fields"
+
+
+def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
+    """Option callback of --config: make the file's values the defaults of this command."""
+    if path is None or ctx.resilient_parsing:
+        return path
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read it: {error.strerror}", file=path) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FormatError(f"not TOML: {error}", file=path) from None
+    options = {param.name for param in ctx.command.params} - {"config", "print_config", "define"}
+    named = {name.replace("-", "_"): value for name, value in values.items()}
+    ctx.default_map = {**(ctx.default_map or {}), **{k: _from_toml(v) for k, v in named.items() if k in options}}
+    ctx.meta[_FILE_FIELDS] = (path, {name: value for name, value in named.items() if name not in options})
+    return path
+
+
+def configure(ctx: typer.Context, *defaults: Any) -> list[Any]:
+    """Return the config dataclasses `defaults` with the values of --config and -D put in.
+
+    raises  UsageError for a name that none of them has, or a value of the wrong type
+    """
+    path, from_file = ctx.meta.get(_FILE_FIELDS, (None, {}))
+    known = {field.name: field for default in defaults for field in dataclasses.fields(default)}
+    hints = {name: kind for default in defaults for name, kind in typing.get_type_hints(type(default)).items()}
+    values: dict[str, Any] = {}
+    for name, value in from_file.items():
+        _check_known(name, known, f"{path}: ")
+        values[name] = _typed(name, value, hints[name])
+    for text in ctx.params.get("define") or []:
+        name, equals, value = text.partition("=")
+        name = name.replace("-", "_")
+        if not equals:
+            raise UsageError(f"-D {text}: expected NAME=VALUE")
+        _check_known(name, known, "-D ")
+        values[name] = _typed(name, _parsed(value), hints[name])
+    return [_replaced(default, values) for default in defaults]
+
+
+def program(ctx: typer.Context, configs: list[Any], *, weights: dict[str, str], exclude: tuple[str, ...] = ()) -> Program:
+    """Describe this run: what differs from the defaults and decides the result is what identifies it."""
+    decisive = {}
+    for param in ctx.command.params:
+        value = _plain(ctx.params.get(param.name))
+        if param.name not in _NOT_DECISIVE and param.name not in exclude and value != _plain(param.default):
+            decisive[param.name] = value
+    for config in configs:
+        for field in dataclasses.fields(config):
+            value = getattr(config, field.name)
+            if value != field.default:
+                decisive[field.name] = _plain(value)
+    return Program(
+        name=f"pc3d {ctx.info_name}",
+        argv=ctx.find_root().meta.get("pc3dcli.argv", sys.argv[1:])[1:],
+        config=decisive,
+        seed=ctx.params.get("seed"),
+        weights=weights,
+    )
+
+
+def print_config(ctx: typer.Context, configs: list[Any]) -> None:
+    """Print every setting as TOML that --config reads back, and stop."""
+    skipped = {"scenes", "config", "define", "print_config", "help"}
+    values = {p.name: ctx.params.get(p.name) for p in ctx.command.params if p.name not in skipped}
+    for config in configs:
+        values |= {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    for name, value in values.items():
+        plain = _plain(value)
+        print(f"# {name} =" if plain is None else f"{name} = {_toml(plain)}")
+    raise typer.Exit(0)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, float) and value in (float("inf"), float("-inf")):
+        return "inf" if value > 0 else "-inf"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _check_known(name: str, known: dict, place: str) -> None:
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]}?" if near else f"known names: {', '.join(sorted(known))}"
+    raise UsageError(f"{place}{name}: no such parameter", hint=hint)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    """Check a value against a field's type; integers may stand where a float is expected."""
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    for one in kinds:
+        if typing.get_origin(one) is typing.Literal:
+            if value in typing.get_args(one):
+                return value
+        elif one is float and type(value) in (int, float):
+            return float(value)
+        elif one is type(None) and value == "none":
+            return None
+        elif isinstance(one, type) and type(value) is one:
+            return value
+    shown = [" or ".join(map(repr, typing.get_args(k))) if typing.get_args(k) else k.__name__ for k in kinds]
+    raise UsageError(f"{name} = {value!r}: expected {' or '.join(shown)}")
+
+
+def _replaced(config: Any, values: dict[str, Any]) -> Any:
+    mine = {field.name for field in dataclasses.fields(config)}
+    try:
+        return dataclasses.replace(config, **{name: value for name, value in values.items() if name in mine})
+    except ValueError as error:  # a range check in __post_init__
+        raise UsageError(str(error)) from None
+
+
+def _from_toml(value: Any) -> Any:
+    return [str(item) for item in value] if isinstance(value, list) else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value] or None
+    return value

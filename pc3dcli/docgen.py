@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write the OPTIONS and PARAMETERS sections of the man pages and the three completion scripts from the commands.
+
+    python -m pc3dcli.docgen            write them
+    python -m pc3dcli.docgen --check    exit 1 and name what differs
+
+The prose of the pages is written by hand; generated parts stand between `.\\" BEGIN x` and `.\\" END x`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import sys
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from pc3dcli.main import app
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One option as the pages and the completions show it."""
+
+    names: tuple[str, ...]
+    metavar: str | None
+    help: str
+    choices: tuple[str, ...]
+    default: str | None
+    takes_path: bool
+
+
+def commands() -> dict[str, list[Option]]:
+    """Return the options of each command, in the order of its signature."""
+    group = typer.main.get_command(app)
+    return {name: [_option(p) for p in command.params if p.opts[0][0] == "-"] for name, command in group.commands.items()}
+
+
+def _option(param: Any) -> Option:
+    choices = tuple(getattr(param.type, "choices", ()))
+    metavar = None if getattr(param, "is_flag", False) else param.metavar or ("|".join(choices) or "VALUE")
+    is_shown = metavar is not None and param.default not in (None, "", ()) and not callable(param.default)
+    default = str(param.default) if is_shown else None
+    names = tuple(param.opts) + tuple(param.secondary_opts)
+    return Option(names, metavar, param.help or "", choices, default, metavar in ("PATH", "FILE", "DIR"))
+
+
+def man_options(options: list[Option]) -> str:
+    """Return the OPTIONS entries as roff."""
+    entries = []
+    for option in options:
+        names = ", ".join(rf"\fB{_roff(name)}\fR" for name in option.names)
+        metavar = "" if option.metavar is None else rf" \fI{_roff(option.metavar)}\fR"
+        default = "" if option.default is None else f" Default: {_roff(option.default)}."
+        entries.append(f".TP\n{names}{metavar}\n{_roff(option.help)}{default}")
+    return "\n".join([*entries, ".TP\n\\fB\\-h\\fR, \\fB\\-\\-help\\fR\nShow the help and exit."])
+
+
+def man_parameters(configs: list[Any]) -> str:
+    """Return the parameters that -D reaches as roff: name, type, default and the comment of the field."""
+    entries = []
+    for config in configs:
+        comments = _field_comments(type(config))
+        hints = typing.get_type_hints(type(config))
+        for field in dataclasses.fields(config):
+            default = _roff(str(getattr(config, field.name)))
+            head = rf"\fB{_roff(field.name)}\fR={default} ({_roff(_type_name(hints[field.name]))})"
+            entries.append(f".TP\n{head}\n{_roff(comments.get(field.name, ''))}")
+    return "\n".join(entries)
+
+
+def _type_name(kind: Any) -> str:
+    if typing.get_origin(kind) is typing.Literal:
+        return "|".join(map(str, typing.get_args(kind)))
+    if isinstance(kind, types.UnionType):
+        return " or ".join(_type_name(one) for one in typing.get_args(kind))
+    return "none" if kind is type(None) else kind.__name__
+
+
+def _field_comments(config: type) -> dict[str, str]:
+    found: dict[str, str] = {}
+    pattern = re.compile(r"    (\w+): [^#]*?(?:#\s*(.*))?")
+    last = None
+    for line in inspect.getsource(config).splitlines():
+        match = pattern.fullmatch(line)
+        if match:
+            last = match[1]
+            found[last] = match[2] or ""
+        elif last and line.lstrip().startswith("#"):
+            found[last] += " " + line.strip().lstrip("# ")
+    return found
+
+
+def _roff(text: str) -> str:
+    escaped = text.replace("\\", r"\e").replace("-", r"\-")
+    return re.sub(r"(?m)^([.'])", r"\\&\1", escaped)
+
+
+def man_page(path: Path, parts: dict[str, str]) -> str:
+    """Return the text of a page with its generated parts put in."""
+    text = path.read_text(encoding="utf-8")
+    for name, part in parts.items():
+        pattern = re.compile(rf'(\.\\" BEGIN {name}\n).*?(\.\\" END {name}\n)', re.DOTALL)
+        body = part + "\n" if part else ""
+        text, count = pattern.subn(lambda match, body=body: match[1] + body + match[2], text)
+        if count != 1:
+            raise SystemExit(f"{path}: expected one BEGIN {name} ... END {name}")
+    return text
+
+
+def bash_completion(all_commands: dict[str, list[Option]]) -> str:
+    """Return the completion script for bash."""
+    cases, choices = [], []
+    for name, options in all_commands.items():
+        words = " ".join(word for option in options for word in option.names)
+        cases.append(f"    {name}) words='{words} -h --help' ;;")
+        for option in options:
+            if option.choices:
+                keys = "|".join(f"{name}:{flag}" for flag in option.names)
+                choices.append(f"    {keys}) COMPREPLY=($(compgen -W '{' '.join(option.choices)}' -- \"$cur\")); return ;;")
+    return f"""# bash completion for pc3d; written by python -m pc3dcli.docgen
+_pc3d() {{
+  local cur prev command words i
+  cur=${{COMP_WORDS[COMP_CWORD]}}; prev=${{COMP_WORDS[COMP_CWORD-1]}}; command=
+  for ((i = 1; i < COMP_CWORD; i++)); do
+    case ${{COMP_WORDS[i]}} in -*) ;; *) command=${{COMP_WORDS[i]}}; break ;; esac
+  done
+  if [ -z "$command" ]; then
+    COMPREPLY=($(compgen -W '{" ".join(all_commands)} --version --show-versions --help' -- "$cur")); return
+  fi
+  case "$command:$prev" in
+{chr(10).join(choices)}
+  esac
+  case $command in
+{chr(10).join(cases)}
+    *) return ;;
+  esac
+  case $cur in
+    -*) COMPREPLY=($(compgen -W "$words" -- "$cur")) ;;
+    *) COMPREPLY=($(compgen -f -- "$cur")) ;;
+  esac
+}}
+complete -o filenames -F _pc3d pc3d
+"""
+
+
+def zsh_completion(all_commands: dict[str, list[Option]]) -> str:
+    """Return the completion function for zsh."""
+    cases = []
+    for name, options in all_commands.items():
+        lines = [f"        {_zsh_spec(option, flag)}" for option in options for flag in option.names]
+        cases.append(f"    {name})\n      _arguments \\\n" + " \\\n".join(lines) + " \\\n        '*:scene:_files'\n      ;;")
+    return f"""#compdef pc3d
+# zsh completion for pc3d; written by python -m pc3dcli.docgen
+local command=$words[2]
+if (( CURRENT == 2 )); then
+  compadd -- {" ".join(all_commands)} --version --show-versions --help
+  return
+fi
+shift words
+(( CURRENT-- ))
+case $command in
+{chr(10).join(cases)}
+esac
+"""
+
+
+def _zsh_spec(option: Option, flag: str) -> str:
+    text = re.sub(r"(['\[\]:\\])", "", option.help)
+    if option.metavar is None:
+        return f"'*{flag}[{text}]'"
+    action = f"({' '.join(option.choices)})" if option.choices else "_files" if option.takes_path else " "
+    return f"'*{flag}[{text}]:{option.metavar.replace(':', '')}:{action}'"
+
+
+def fish_completion(all_commands: dict[str, list[Option]]) -> str:
+    """Return the completion script for fish."""
+    names = " ".join(all_commands)
+    lines = [
+        "# fish completion for pc3d; written by python -m pc3dcli.docgen",
+        f"complete -c pc3d -n 'not __fish_seen_subcommand_from {names}' -f -a '{names}'",
+        f"complete -c pc3d -n 'not __fish_seen_subcommand_from {names}' -l version -l show-versions",
+    ]
+    for name, options in all_commands.items():
+        for option in options:
+            flags = " ".join(f"-l {f[2:]}" if f.startswith("--") else f"-s {f[1:]}" for f in option.names)
+            value = "" if option.metavar is None else " -r"
+            value += f" -f -a '{' '.join(option.choices)}'" if option.choices else ""
+            text = option.help.replace("'", "\\'")
+            lines.append(f"complete -c pc3d -n '__fish_seen_subcommand_from {name}' {flags}{value} -d '{text}'")
+    return "\n".join(lines) + "\n"
+
+
+def generated() -> dict[Path, str]:
+    """Return every file with generated parts and the text it should have."""
+    all_commands = commands()
+    files = {
+        ROOT / "completions/pc3d": bash_completion(all_commands),
+        ROOT / "completions/_pc3d": zsh_completion(all_commands),
+        ROOT / "completions/pc3d.fish": fish_completion(all_commands),
+    }
+    for info in app.registered_commands:
+        path = ROOT / f"man/man1/pc3d-{info.name}.1"
+        module = sys.modules[info.callback.__module__]
+        parts = {"OPTIONS": man_options(all_commands[info.name])}
+        if hasattr(module, "configs"):
+            parts["PARAMETERS"] = man_parameters(module.configs())
+        files[path] = man_page(path, parts)
+    return files
+
+
+def main() -> None:
+    is_check = sys.argv[1:] == ["--check"]
+    differing = []
+    for path, text in generated().items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            differing.append(path)
+            if not is_check:
+                path.write_text(text, encoding="utf-8")
+    if is_check and differing:
+        names = ", ".join(str(path.relative_to(ROOT)) for path in differing)
+        raise SystemExit(f"out of date: {names}\nrun: python -m pc3dcli.docgen")
+
+
+if __name__ == "__main__":
+    main()

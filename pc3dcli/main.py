@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program `pc3d`: its commands, its version, and the one place where errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from pc3dcli import __version__
+from pc3dcli.commands import eval as eval_command
+from pc3dcli.commands import lift3d, track2d
+from pc3dcli.commands.options import Command
+from pc3dcli.errors import Pc3dError
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "PC3D"},
+    epilog="Manual: man pc3d",
+)
+app.command("track2d", cls=Command, epilog="Manual: man pc3d-track2d")(track2d.track2d)
+app.command("lift3d", cls=Command, epilog="Manual: man pc3d-lift3d")(lift3d.lift3d)
+app.command("eval", cls=Command, epilog="Manual: man pc3d-eval")(eval_command.evaluate)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"pc3d {__version__}")
+        raise typer.Exit
+
+
+def _show_versions(is_asked: bool) -> None:
+    """Print what a bug report needs: our versions, those of the packages, and the devices."""
+    if not is_asked:
+        return
+    import importlib.metadata
+    import platform
+
+    import torch
+
+    from pc3dcli.stream.records import VERSION
+
+    print(f"pc3d {__version__}\nstream {VERSION}\nPython {platform.python_version()}")
+    for package in ("numpy", "scipy", "scikit-learn", "opencv-python-headless", "pycocotools", "typer", "torch"):
+        print(f"{package} {importlib.metadata.version(package)}")
+    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    print(f"CUDA {torch.version.cuda}\ndevices {', '.join(devices) or 'cpu'}")
+    raise typer.Exit
+
+
+@app.callback()
+def pc3d(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+    show_versions: Annotated[
+        bool,
+        typer.Option("--show-versions", is_eager=True, callback=_show_versions, help="Print what a bug report needs."),
+    ] = False,
+) -> None:
+    """Turn unlabelled 3D scans into labels, weights and comparable scores.
+
+    \b
+    Examples:
+      pc3d demo
+      pc3d track2d scans/ | pc3d lift3d --out labels/
+    """
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived: leave as with Ctrl-C, so that temporary files are removed."""
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and leave with its exit code (cli.md section 6)."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads cost 16x on busy cores
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    signal.signal(signal.SIGTERM, _terminate)
+    code = _run(arguments)
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    name = next((a for a in arguments if not a.startswith("-")), "")
+    label = f"pc3d {name}" if name in {c.name for c in app.registered_commands} else "pc3d"
+    try:
+        command = typer.main.get_command(app)
+        code = command.main(arguments, prog_name="pc3d", standalone_mode=False)
+        sys.stdout.flush()
+        return int(code or 0)
+    except Pc3dError as error:
+        _say(label, error, "--debug" in arguments)
+        return error.exit_code
+    except BrokenPipeError:
+        return _reader_gone()
+    except KeyboardInterrupt:
+        return 130
+    except _Terminated:
+        return 143
+    except Exception as error:  # the last resort of a program: one line, never a traceback by surprise
+        return _unexpected(label, error, "--debug" in arguments)
+
+
+def _unexpected(label: str, error: Exception, is_debug: bool) -> int:
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # usage errors of the option parser
+        print(f"{label}: {error.format_message()}", file=sys.stderr)
+        print(f"  hint: {label} --help", file=sys.stderr)
+        return error.exit_code
+    if type(error).__name__ == "Abort":
+        return 130
+    if is_debug:
+        raise error
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        message = "out of memory"
+    elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        message = f"{error.filename or 'output'}: no space left on the disk; unfinished files were removed"
+    elif isinstance(error, OSError):
+        message = f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")
+    else:
+        message = f"unexpected {type(error).__name__}: {error}".splitlines()[0]
+    print(f"{label}: {message}\n  hint: --debug shows where", file=sys.stderr)
+    return 1
+
+
+def _say(label: str, error: Pc3dError, is_debug: bool) -> None:
+    if is_debug:
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"{label}: {error}", file=sys.stderr)
+    if error.hint:
+        print(f"  hint: {error.hint}", file=sys.stderr)
+
+
+def _reader_gone() -> int:
+    """The reader of our output left, as `head` does: silence, and the code of a process that SIGPIPE ended."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    return 141
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise _Terminated

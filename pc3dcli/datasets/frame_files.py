@@ -70,7 +70,8 @@ def numbered_files(root: Path, folder: str, pattern: str) -> dict[int, tuple[str
             resolve_inside(root, relative)
         number = int(match[1])
         if number in found:
-            raise FormatError(f"found two files for frame {number}, the other is {found[number][1]}", file=root / relative)
+            message = f"found two files for frame {number}, the other is {found[number][1]}"
+            raise FormatError(message, file=root / relative)
         found[number] = (match[1], relative)
     return dict(sorted(found.items()))
 
@@ -104,7 +105,9 @@ def usable_pose(world_from_cam: np.ndarray, file: Path, line: int | None = None)
     return check_rigid(world_from_cam, file, line) if np.isfinite(world_from_cam).all() else None
 
 
-def camera_grid(root: Path, image: str, depth: str | None, K: np.ndarray, depth_K: np.ndarray | None, file: Path) -> CameraGrid:
+def camera_grid(
+    root: Path, image: str, depth: str | None, K: np.ndarray, depth_K: np.ndarray | None, file: Path
+) -> CameraGrid:
     """Return the grids of a scene from the headers of one image and one depth image.
 
     K, depth_K  (3, 3) of the two; without depth_K a smaller depth image of the same shape has K scaled to it
@@ -124,8 +127,8 @@ def camera_grid(root: Path, image: str, depth: str | None, K: np.ndarray, depth_
     if depth_size == size:
         return CameraGrid(size, K)
     if abs(size[1] * depth_size[0] - size[0] * depth_size[1]) > 0.01 * size[1] * depth_size[0]:
-        message = f"found {depth_size[1]} x {depth_size[0]} pixels beside a {size[1]} x {size[0]} image of another shape"
-        raise FormatError(message, file=root / depth, hint="give the depth camera's own intrinsics as well")
+        found = f"{depth_size[1]} x {depth_size[0]} pixels beside a {size[1]} x {size[0]} image of another shape"
+        raise FormatError(f"found {found}", file=root / depth, hint="give the depth camera's own intrinsics as well")
     return CameraGrid(size, K, depth_size, scale_intrinsics(K, size, depth_size))
 
 

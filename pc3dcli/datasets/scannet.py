@@ -94,9 +94,9 @@ def _intrinsics(path: Path, meta: dict[str, float]) -> tuple[np.ndarray, np.ndar
     if color:
         return _read_camera(color), _read_camera(depth) if depth else None, color
     source = path / f"{path.resolve().name}.txt"
-    if all(f"{part}_color" in meta for part in ("fx", "fy", "mx", "my")):
-        depth_K = _meta_camera(meta, "depth") if all(f"{part}_depth" in meta for part in ("fx", "fy", "mx", "my")) else None
-        return _meta_camera(meta, "color"), depth_K, source
+    K = _meta_camera(meta, "color")
+    if K is not None:
+        return K, _meta_camera(meta, "depth"), source
     single = shared or depth  # an export with colour resized to depth keeps only the depth intrinsics
     if single is None:
         raise InputError(f"found no {COLOR_FILES[0]}, {COLOR_FILES[2]} or {SHARED_FILES[1]}", file=path)
@@ -113,6 +113,8 @@ def _read_camera(path: Path) -> np.ndarray:
     return read_matrix(path, side, side)[:3, :3]
 
 
-def _meta_camera(meta: dict[str, float], kind: str) -> np.ndarray:
-    fx, fy, cx, cy = (meta[f"{part}_{kind}"] for part in ("fx", "fy", "mx", "my"))
+def _meta_camera(meta: dict[str, float], kind: str) -> np.ndarray | None:
+    fx, fy, cx, cy = (meta.get(f"{part}_{kind}") for part in ("fx", "fy", "mx", "my"))
+    if None in (fx, fy, cx, cy):
+        return None
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])

@@ -221,8 +221,8 @@ def _load(root: Path, name: str, kind: str) -> np.ndarray:
 
 def _check_size(image: np.ndarray, size: tuple[int, int], file: Path) -> None:
     if image.shape[:2] != tuple(size):
-        found = f"{image.shape[1]} x {image.shape[0]}"
-        raise FormatError(f"found {found} pixels, expected {size[1]} x {size[0]} as in the scene's first frame", file=file)
+        found, expected = (f"{width} x {height}" for height, width in (image.shape[:2], size))
+        raise FormatError(f"found {found} pixels, expected {expected} as in the scene's first frame", file=file)
 
 
 def _resample(raw: np.ndarray, frame: Frame) -> np.ndarray:
@@ -266,7 +266,9 @@ def _distorted_rays(size, distortion, K: np.ndarray) -> np.ndarray:
     k1, k2, p1, p2, k3 = (*distortion, 0.0)[:5] if distortion else (0.0,) * 5
     r2 = x * x + y * y
     radial = 1 + r2 * (k1 + r2 * (k2 + r2 * k3))
-    return np.stack([x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x), y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y, one])
+    moved_x = x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x)
+    moved_y = y * radial + 2 * p2 * x * y + p1 * (r2 + 2 * y * y)
+    return np.stack([moved_x, moved_y, one])
 
 
 def _rounded(matrix: np.ndarray) -> list:

@@ -69,5 +69,6 @@ def _intrinsics(path: Path, picture: str) -> tuple[np.ndarray, tuple[str, ...]]:
         return read_matrix(path / INTRINSICS, 3, 3), ()
     if image_size(path / picture) != DEFAULT_SIZE:
         hint = f"write the 3 x 3 camera matrix to {INTRINSICS}"
-        raise InputError(f"no {INTRINSICS}, and the images are not 640 x 480 as those of 7-Scenes", file=path, hint=hint)
+        message = f"no {INTRINSICS}, and the images are not 640 x 480 as those of 7-Scenes"
+        raise InputError(message, file=path, hint=hint)
     return DEFAULT_K, (f"no {INTRINSICS}: assumed 585 585 320 240, the depth camera of 7-Scenes",)

@@ -199,7 +199,8 @@ def _jpeg_marker(data: bytes, wanted) -> int | None:
             return position
         if marker in (0xD9, 0xDA):  # the end, or the picture itself
             return None
-        position += 2 if marker == 1 or 0xD0 <= marker <= 0xD7 else 2 + int.from_bytes(data[position + 2 : position + 4])
+        is_bare = marker == 1 or 0xD0 <= marker <= 0xD7
+        position += 2 if is_bare else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     return None
 
 
@@ -208,7 +209,7 @@ def _check_complete(data: bytes, header: ImageHeader, file: File) -> None:
     if header.kind == "jpeg":
         scan = _jpeg_marker(data, lambda marker: marker == 0xDA)
         if scan is None or data.rfind(b"\xff\xd9", scan) < 0:
-            raise FormatError(f"the JPEG ends after {len(data)} bytes without its end marker; it is truncated", file=file)
+            raise FormatError(f"the JPEG ends at byte {len(data)} without its end marker; it is truncated", file=file)
         return
     view, position = memoryview(data), 8
     while position + 12 <= len(data):

@@ -26,7 +26,7 @@ TYPES = {
     **{"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"},
     **{"float": "f4", "double": "f8", "float32": "f4", "float64": "f8"},
 }
-NAMES = {"i1": "char", "u1": "uchar", "i2": "short", "u2": "ushort", "i4": "int", "u4": "uint", "f4": "float", "f8": "double"}
+NAMES = {kind: name for name, kind in TYPES.items() if not name[-1].isdigit()}
 COLORS = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
 FACE_LISTS = ("vertex_indices", "vertex_index")
 _BLOCK = 1 << 16  # rows parsed at once, bounds what an ascii file takes beside its result
@@ -132,7 +132,7 @@ def _parse_header(data: bytes, file: File) -> tuple[str, list[Element], int]:
             continue
         if words[0] == "format" and len(words) == 3 and words[2] == "1.0":
             order = {"ascii": "ascii", "binary_little_endian": "<", "binary_big_endian": ">"}.get(words[1])
-        elif words[0] == "element" and len(words) == 3 and words[2].isascii() and words[2].isdigit() and len(words[2]) < 16:
+        elif words[0] == "element" and len(words) == 3 and _is_count(words[2]):
             elements.append(Element(words[1], int(words[2]), ()))
         elif words[0] == "property" and elements:
             elements[-1] = _with_property(elements[-1], words, file, number)
@@ -143,6 +143,10 @@ def _parse_header(data: bytes, file: File) -> tuple[str, list[Element], int]:
     if len({element.name for element in elements}) != len(elements):
         raise FormatError("two elements of the header have one name", file=file)
     return order, elements, stop + 1
+
+
+def _is_count(word: str) -> bool:
+    return word.isascii() and word.isdigit() and len(word) < 16
 
 
 def _with_property(element: Element, words: list[str], file: File, line: int) -> Element:
@@ -349,19 +353,20 @@ def _to_uint8(colors: np.ndarray, file: File) -> np.ndarray:
 
 
 def _triangles(lists: np.ndarray | list, num_points: int, file: File) -> np.ndarray:
-    """Return (F, 3) int32; a polygon a b c d becomes the fan (a b c), (a c d)."""
-    polygons = [lists] if isinstance(lists, np.ndarray) else [np.asarray(one)[None] for one in lists]
-    parts = []
-    for rows in polygons:
-        corners = rows.shape[1] if rows.ndim == 2 else 0
-        if len(rows) and corners < 3:
-            raise FormatError(f"found a face with {corners} corners, expected at least 3", file=file)
-        for second in range(1, corners - 1):
-            parts.append(rows[:, [0, second, second + 1]])
-    if isinstance(lists, np.ndarray) and len(parts) > 1:  # keep the triangles of one polygon together
-        faces = np.stack(parts, axis=1).reshape(-1, 3)
-    else:
-        faces = np.concatenate(parts) if parts else np.zeros((0, 3), np.int32)
+    """Return (F, 3) int32; a polygon a b c d becomes the fan (a b c), (a c d), polygons in file order."""
+    if not len(lists):
+        return np.zeros((0, 3), np.int32)
+    corners = np.full(len(lists), lists.shape[1]) if isinstance(lists, np.ndarray) else np.array([*map(len, lists)])
+    if corners.min() < 3:
+        raise FormatError(f"found a face with {corners.min()} corners, expected at least 3", file=file)
+    first = np.concatenate([[0], np.cumsum(corners - 2)])  # row of each polygon's first triangle
+    faces = np.empty((first[-1], 3), lists.dtype if isinstance(lists, np.ndarray) else lists[0].dtype)
+    for number in np.unique(corners):
+        which = np.flatnonzero(corners == number)
+        rows = lists if len(which) == len(lists) else [lists[index] for index in which]
+        rows = np.asarray(rows)
+        for second in range(1, number - 1):
+            faces[first[which] + second - 1] = rows[:, [0, second, second + 1]]
     if faces.dtype.kind not in "iu":
         raise FormatError("found face corners that are not integers", file=file)
     if len(faces) and not 0 <= int(faces.min()) <= int(faces.max()) < num_points:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small text files of numbers: camera poses and intrinsics, read with file and line in every complaint.
 
-A pose that is not finite is data (ScanNet writes -inf where tracking was lost); a pose that is not a matrix is an error.
+A pose that is not finite is data (ScanNet writes -inf where tracking was lost); one that is no matrix is an error.
 """
 
 from __future__ import annotations
@@ -73,14 +73,15 @@ def check_rigid(world_from_cam: np.ndarray, file: File, line: int | None = None)
 
 
 def check_intrinsics(K: np.ndarray, size: tuple[int, int], file: File, line: int | None = None) -> np.ndarray:
-    """Return the (3, 3) camera matrix K unchanged if it can belong to an image of `size` (H, W), else raise FormatError.
+    """Return the (3, 3) camera matrix K unchanged if it can be that of an image of `size` (H, W), else raise FormatError.
 
     Its principal point must lie in the middle half of the image: the intrinsics of another resolution do not.
     """
     H, W = size
     fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
     if not np.isfinite(K).all() or min(fx, fy) <= 0 or np.abs(K[2] - (0, 0, 1)).max() > 1e-6 or K[1, 0] != 0:
-        raise FormatError("expected a camera matrix [[fx 0 cx] [0 fy cy] [0 0 1]] with positive fx, fy", file=file, line=line)
+        expected = "a camera matrix [[fx 0 cx] [0 fy cy] [0 0 1]] with positive fx, fy"
+        raise FormatError(f"found numbers that are not {expected}", file=file, line=line)
     if not (W / 4 < cx < 3 * W / 4 and H / 4 < cy < 3 * H / 4 and 0.1 < fx / W < 100 and 0.1 < fy / H < 100):
         message = f"fx {fx:g} fy {fy:g} cx {cx:g} cy {cy:g} cannot be those of an image of {W} x {H} pixels"
         hint = "give the intrinsics of the images as they are stored"

@@ -7,6 +7,8 @@ mask that comes from outside is checked here first.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from pycocotools import mask as coco
 
@@ -25,12 +27,27 @@ def decode_mask(rle: dict) -> np.ndarray:
     raises  FormatError when the counts are malformed or do not sum to h * w
     """
     height, width = _check_size(rle)
-    counts = rle.get("counts")
-    if not isinstance(counts, str):
-        raise FormatError(f"rle counts are {type(counts).__name__}, expected compressed text")
-    _check_counts(counts, height * width)
-    decoded = coco.decode({"size": [height, width], "counts": counts.encode("ascii")})
-    return decoded.view(bool)
+    counts = _checked_counts(rle, height * width)
+    return coco.decode({"size": [height, width], "counts": counts}).view(bool)
+
+
+def paint_labels(masks: Sequence[tuple[int, dict]], size: tuple[int, int]) -> np.ndarray:
+    """Paint masks into one label image, large ones first so that small ones stay on top.
+
+    masks    (id >= 0, rle) of one frame; size (H, W) that each must have
+    returns  (H, W) int32, -1 where no mask is
+    raises   FormatError for a malformed mask or one of another size
+    """
+    coded = []
+    for _, rle in masks:
+        if _check_size(rle) != tuple(size):
+            raise FormatError(f"mask is {rle['size'][1]} x {rle['size'][0]}, expected {size[1]} x {size[0]}")
+        coded.append({"size": list(size), "counts": _checked_counts(rle, size[0] * size[1])})
+    labels = np.full(size, -1, np.int32, order="F")  # the order of the runs
+    areas = coco.area(coded) if coded else []
+    for index in np.argsort(-np.asarray(areas, np.int64), kind="stable"):
+        np.copyto(labels, np.int32(masks[index][0]), where=coco.decode(coded[index]).view(bool))
+    return np.ascontiguousarray(labels)
 
 
 def encode_points(mask: np.ndarray) -> dict:
@@ -59,10 +76,14 @@ def _check_size(rle: dict) -> tuple[int, int]:
     return size[0], size[1]
 
 
-def _check_counts(counts: str, total: int) -> None:
-    """Check that the runs, decoded as pycocotools does, are non-negative and sum to `total`."""
+def _checked_counts(rle: dict, total: int) -> bytes:
+    """Return the counts once the runs, decoded as pycocotools does, are non-negative and sum to `total`."""
+    counts = rle.get("counts")
+    if not isinstance(counts, str):
+        raise FormatError(f"rle counts are {type(counts).__name__}, expected compressed text")
     try:
-        codes = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
+        text = counts.encode("ascii")
+        codes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
     except UnicodeEncodeError:
         raise FormatError("rle counts hold characters outside COCO's alphabet") from None
     if codes.size and (codes.min() < 0 or codes.max() > 63):
@@ -71,6 +92,7 @@ def _check_counts(counts: str, total: int) -> None:
         raise FormatError("rle counts end inside a number")
     if _runs(codes) != total:
         raise FormatError(f"rle runs do not sum to {total} pixels")
+    return text
 
 
 def _runs(codes: np.ndarray) -> int:

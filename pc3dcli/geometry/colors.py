@@ -44,7 +44,7 @@ def instance_colors(ids: np.ndarray) -> np.ndarray:
     ids      (...) integers, negative for none
     returns  (..., 3) uint8 RGB; the same id has the same colour everywhere, ids `PALETTE_SIZE` apart share one
     """
-    ids = np.asarray(ids)
+    ids = np.asarray(ids).astype(np.int64)  # 256 does not fit a uint8
     table = np.concatenate((_palette(), np.array([NONE_COLOR], np.uint8)))
     return table[np.where(ids < 0, PALETTE_SIZE, ids % PALETTE_SIZE)]
 

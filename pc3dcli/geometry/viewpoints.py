@@ -67,6 +67,14 @@ def camera_viewpoint(name: str, K: np.ndarray, world_from_cam: np.ndarray, frame
     return Viewpoint(name, scaled, np.asarray(world_from_cam, np.float64), size)
 
 
+def open_height(xyz: np.ndarray, up: str = "z") -> float | None:
+    """Return the height above which a room is cut open, along `up` in world coordinates; None where nothing is cut."""
+    if len(xyz) == 0:
+        return None
+    height = _cut_heights(np.asarray(xyz, np.float64) @ upright(up).T)[1]
+    return float(height) if np.isfinite(height) else None
+
+
 def upright(up: str) -> np.ndarray:
     """Return the (3, 3) rotation that takes the axis `up` to z.
 

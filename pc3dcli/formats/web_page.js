@@ -1,0 +1,453 @@
+// SPDX-License-Identifier: Apache-2.0
+// The viewer of `pc3d view`: points, instances and scores of one scene, drawn with plain WebGL 2.
+"use strict";
+(() => {
+  const HIDDEN = 65535; // label of a point that is not drawn; 0 is no instance, k + 1 the k-th
+  const FIELD = 0.75; // vertical field of view in radians
+  const scene = JSON.parse(element("scene").textContent);
+  const canvas = element("view");
+  const gl = canvas.getContext("webgl2", { antialias: false, alpha: false });
+  if (!gl) {
+    element("failure").hidden = false;
+    element("failure").textContent = "This browser has no WebGL 2, which drawing the points needs.";
+    return;
+  }
+  const N = scene.count;
+  const positions = new Uint16Array(unpack("positions").buffer); // (N, 3), parts of `extent` from `low`
+  const colors = unpack("colors"); // (N, 3), empty where the cloud has none
+  const instances = scene.instances;
+  const visible = new Uint8Array(instances.length + 1).fill(1); // [0] is "no instance"
+  const labels = new Uint16Array(N);
+  const unassigned = membership();
+  // smaller instances are painted later: a part stays visible on its whole
+  const paintOrder = instances.map((_, k) => k).sort((a, b) => instances[b].points - instances[a].points || b - a);
+  let mode = instances.length ? "instances" : "rgb";
+  let selected = -1; // index into instances
+  let pointScale = 1;
+  let cut = scene.cut;
+  let isScheduled = false;
+
+  // ---- camera: orbits `target`, in level coordinates (z up) relative to the middle of the cloud ----
+  const level = scene.level; // 3 rows, level from world
+  const heights = [scene.heights[0], scene.heights[1]];
+  const home = { yaw: -1.05, pitch: 0.62, distance: scene.radius / Math.sin(FIELD / 2) * 0.95, target: scene.target };
+  let camera = { ...home, target: [...home.target] };
+
+  function rotation() { // rows: right, up, back, in level coordinates
+    const [cy, sy, cp, sp] = [Math.cos(camera.yaw), Math.sin(camera.yaw), Math.cos(camera.pitch), Math.sin(camera.pitch)];
+    return [[-sy, cy, 0], [-cy * sp, -sy * sp, cp], [cy * cp, sy * cp, sp]];
+  }
+
+  function viewProjection() { // column-major, from the normalised position of a point to clip space
+    const rows = rotation();
+    const near = Math.max(camera.distance * 0.01, scene.radius * 1e-4), far = camera.distance + 4 * scene.radius;
+    const f = 1 / Math.tan(FIELD / 2), aspect = canvas.width / canvas.height;
+    const eye = rows.map((row) => {
+      const world = [0, 1, 2].map((axis) => row[0] * level[0][axis] + row[1] * level[1][axis] + row[2] * level[2][axis]);
+      const offset = world.reduce((sum, value, axis) => sum - value * scene.half[axis], -dot(row, camera.target));
+      return [...world.map((value, axis) => value * scene.extent[axis]), offset];
+    });
+    eye[2][3] -= camera.distance;
+    const clip = [
+      eye[0].map((value) => value * f / aspect),
+      eye[1].map((value) => value * f),
+      eye[2].map((value, axis) => value * (far + near) / (near - far) + (axis === 3 ? 2 * far * near / (near - far) : 0)),
+      eye[2].map((value) => -value),
+    ];
+    return { matrix: new Float32Array([0, 1, 2, 3].flatMap((column) => clip.map((row) => row[column]))), near, far };
+  }
+
+  function turn(right, up) {
+    camera.yaw -= right;
+    camera.pitch = Math.min(1.5706, Math.max(-1.5706, camera.pitch + up));
+    draw();
+  }
+  function move(right, up) { // in pixels of the page
+    const step = 2 * Math.tan(FIELD / 2) * camera.distance / canvas.clientHeight, rows = rotation();
+    camera.target = camera.target.map((value, axis) => value - step * (right * rows[0][axis] - up * rows[1][axis]));
+    draw();
+  }
+  function zoom(factor) {
+    camera.distance = Math.min(20 * scene.radius, Math.max(0.005 * scene.radius, camera.distance * factor));
+    draw();
+  }
+
+  // ---- drawing ----
+  const POINT_VERTEX = `#version 300 es
+    uniform mat4 uMatrix; uniform float uDiameter; uniform vec2 uRange; uniform int uMode; uniform int uSelected;
+    uniform vec4 uHeight; uniform float uCut; uniform sampler2D uPalette; uniform bool uPicking;
+    layout(location = 0) in vec3 position; layout(location = 1) in vec3 color; layout(location = 2) in uint label;
+    flat out vec4 vColor;
+    void main() {
+      gl_Position = uMatrix * vec4(position, 1.0);
+      gl_PointSize = clamp(uDiameter / gl_Position.w, uRange.x, uRange.y);
+      int k = int(label);
+      if (k == 65535 || dot(uHeight, vec4(position, 1.0)) > uCut) { gl_Position = vec4(2.0, 2.0, 2.0, 1.0); return; }
+      if (uPicking) {
+        int id = gl_VertexID + 1;
+        vColor = vec4(float(id & 255), float((id >> 8) & 255), float((id >> 16) & 255), float((id >> 24) & 255)) / 255.0;
+        return;
+      }
+      vec3 shown = color;
+      if (uMode > 0) {
+        float luma = dot(color, vec3(0.2126, 0.7152, 0.0722));
+        shown = texelFetch(uPalette, ivec2(k & 255, k >> 8), 0).rgb * mix(0.8, 1.15, luma);
+      }
+      if (uSelected > 0 && k != uSelected) shown = mix(shown, vec3(dot(shown, vec3(0.333))), 0.75) * 0.55 + 0.25;
+      vColor = vec4(shown, 1.0);
+    }`;
+  const POINT_FRAGMENT = `#version 300 es
+    precision mediump float; flat in vec4 vColor; out vec4 pixel;
+    void main() { vec2 p = gl_PointCoord - 0.5; if (dot(p, p) > 0.25) discard; pixel = vColor; }`;
+  const SHADE_VERTEX = `#version 300 es
+    void main() { gl_Position = vec4(vec2(gl_VertexID & 1, gl_VertexID >> 1) * 4.0 - 1.0, 0.0, 1.0); }`;
+  // eye-dome lighting: a pixel darkens by how far its neighbours stand in front of it
+  const SHADE_FRAGMENT = `#version 300 es
+    precision highp float; uniform sampler2D uColor; uniform highp sampler2D uDepth; uniform vec2 uPlanes; uniform vec3 uPaper;
+    out vec4 pixel;
+    float logDepth(ivec2 at) {
+      float z = texelFetch(uDepth, clamp(at, ivec2(0), textureSize(uDepth, 0) - 1), 0).r * 2.0 - 1.0;
+      return log2(2.0 * uPlanes.x * uPlanes.y / (uPlanes.y + uPlanes.x - z * (uPlanes.y - uPlanes.x)));
+    }
+    void main() {
+      ivec2 at = ivec2(gl_FragCoord.xy);
+      if (texelFetch(uDepth, at, 0).r == 1.0) { pixel = vec4(uPaper, 1.0); return; }
+      float here = logDepth(at), shadow = 0.0;
+      for (int step = 1; step <= 2; step++) {
+        shadow += clamp(here - logDepth(at + ivec2(step, 0)), 0.0, 0.12) + clamp(here - logDepth(at - ivec2(step, 0)), 0.0, 0.12);
+        shadow += clamp(here - logDepth(at + ivec2(0, step)), 0.0, 0.12) + clamp(here - logDepth(at - ivec2(0, step)), 0.0, 0.12);
+      }
+      pixel = vec4(texelFetch(uColor, at, 0).rgb * exp(-1.1 * shadow), 1.0);
+    }`;
+  const pointProgram = program(POINT_VERTEX, POINT_FRAGMENT);
+  const shadeProgram = program(SHADE_VERTEX, SHADE_FRAGMENT);
+  const points = gl.createVertexArray();
+  gl.bindVertexArray(points);
+  attribute(0, positions, 3, gl.UNSIGNED_SHORT);
+  attribute(1, colors.length ? colors : new Uint8Array(3 * N).fill(150), 3, gl.UNSIGNED_BYTE);
+  const labelBuffer = attribute(2, labels, 1, gl.UNSIGNED_SHORT, true);
+  const nothing = gl.createVertexArray();
+  const target = { frame: gl.createFramebuffer(), color: gl.createTexture(), depth: gl.createTexture(), width: 0, height: 0 };
+  const palettes = { instances: palette((one) => one.color), score: palette((one) => one.scoreColor) };
+
+  function draw() {
+    if (isScheduled) return;
+    isScheduled = true;
+    requestAnimationFrame(() => { isScheduled = false; drawNow(); });
+  }
+  function drawNow() {
+    resize();
+    const view = drawPoints(false);
+    gl.bindFramebuffer(gl.FRAMEBUFFER, null);
+    gl.useProgram(shadeProgram.handle);
+    gl.disable(gl.DEPTH_TEST);
+    texture(0, target.color, shadeProgram.uColor);
+    texture(1, target.depth, shadeProgram.uDepth);
+    gl.uniform2f(shadeProgram.uPlanes, view.near, view.far);
+    gl.uniform3fv(shadeProgram.uPaper, paper());
+    gl.bindVertexArray(nothing);
+    gl.drawArrays(gl.TRIANGLES, 0, 3);
+    canvas.dataset.drawn = String(Number(canvas.dataset.drawn || 0) + 1);
+  }
+  function drawPoints(isPicking) {
+    const view = viewProjection(), at = pointProgram;
+    gl.bindFramebuffer(gl.FRAMEBUFFER, target.frame);
+    gl.viewport(0, 0, canvas.width, canvas.height);
+    gl.enable(gl.DEPTH_TEST);
+    gl.clearColor(0, 0, 0, 0);
+    gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
+    gl.useProgram(at.handle);
+    gl.uniformMatrix4fv(at.uMatrix, false, view.matrix);
+    gl.uniform1f(at.uDiameter, scene.diameter * pointScale * canvas.height / 2 / Math.tan(FIELD / 2));
+    gl.uniform2f(at.uRange, 1.5 * devicePixelRatio, Math.min(64, gl.getParameter(gl.ALIASED_POINT_SIZE_RANGE)[1]));
+    gl.uniform1i(at.uMode, mode === "rgb" ? 0 : 1);
+    gl.uniform1i(at.uSelected, selected + 1);
+    gl.uniform4fv(at.uHeight, heightRow());
+    gl.uniform1f(at.uCut, cut === null ? 1e30 : cut);
+    gl.uniform1i(at.uPicking, isPicking ? 1 : 0);
+    texture(0, palettes[mode === "score" ? "score" : "instances"], at.uPalette);
+    gl.bindVertexArray(points);
+    gl.drawArrays(gl.POINTS, 0, N);
+    return view;
+  }
+  function heightRow() { // level height of a normalised position, relative to the middle of the cloud
+    const up = level[2];
+    return [...up.map((value, axis) => value * scene.extent[axis]), -dot(up, scene.half)];
+  }
+  function resize() {
+    const ratio = Math.min(devicePixelRatio || 1, 2);
+    const width = Math.max(1, Math.round(canvas.clientWidth * ratio)), height = Math.max(1, Math.round(canvas.clientHeight * ratio));
+    if (target.width === width && target.height === height) return;
+    Object.assign(target, { width, height });
+    Object.assign(canvas, { width, height });
+    gl.bindFramebuffer(gl.FRAMEBUFFER, target.frame);
+    attach(target.color, gl.COLOR_ATTACHMENT0, gl.RGBA8);
+    attach(target.depth, gl.DEPTH_ATTACHMENT, gl.DEPTH_COMPONENT24);
+  }
+  function attach(handle, place, format) {
+    gl.bindTexture(gl.TEXTURE_2D, handle);
+    const isDepth = place === gl.DEPTH_ATTACHMENT;
+    gl.texImage2D(gl.TEXTURE_2D, 0, format, target.width, target.height, 0, isDepth ? gl.DEPTH_COMPONENT : gl.RGBA,
+      isDepth ? gl.UNSIGNED_INT : gl.UNSIGNED_BYTE, null);
+    nearest();
+    gl.framebufferTexture2D(gl.FRAMEBUFFER, place, gl.TEXTURE_2D, handle, 0);
+  }
+  function paper() {
+    const numbers = getComputedStyle(document.body).backgroundColor.match(/[\d.]+/g).slice(0, 3);
+    return numbers.map((value) => value / 255);
+  }
+
+  // ---- picking ----
+  function pick(x, y) { // page pixels within the canvas; the number of the nearest drawn point, or -1
+    resize();
+    drawPoints(true);
+    const ratio = canvas.width / canvas.clientWidth, reach = Math.round(4 * ratio), side = 2 * reach + 1;
+    const column = Math.round(x * ratio), row = canvas.height - 1 - Math.round(y * ratio);
+    const bytes = new Uint8Array(side * side * 4);
+    gl.readPixels(column - reach, row - reach, side, side, gl.RGBA, gl.UNSIGNED_BYTE, bytes);
+    const ids = new Uint32Array(bytes.buffer);
+    let best = -1, bestDistance = Infinity;
+    ids.forEach((id, place) => {
+      const distance = (place % side - reach) ** 2 + (Math.floor(place / side) - reach) ** 2;
+      if (id > 0 && distance < bestDistance) [best, bestDistance] = [id - 1, distance];
+    });
+    draw();
+    return best;
+  }
+  function offset(point) { // world position relative to the middle of the cloud
+    return [0, 1, 2].map((axis) => positions[3 * point + axis] / 65535 * scene.extent[axis] - scene.half[axis]);
+  }
+
+  // ---- instances ----
+  function membership() {
+    const free = new Uint8Array(N).fill(1);
+    for (const one of instances) eachRun(one, (start, end) => free.fill(0, start, end));
+    return free;
+  }
+  function eachRun(one, action) {
+    for (let at = 0; at < one.runs.length; at += 2) action(one.runs[at], one.runs[at] + one.runs[at + 1]);
+  }
+  function relabel() {
+    const none = visible[0] ? 0 : HIDDEN;
+    for (let point = 0; point < N; point++) labels[point] = unassigned[point] ? none : HIDDEN;
+    for (const k of paintOrder) if (visible[k + 1]) eachRun(instances[k], (start, end) => labels.fill(k + 1, start, end));
+    gl.bindBuffer(gl.ARRAY_BUFFER, labelBuffer);
+    gl.bufferSubData(gl.ARRAY_BUFFER, 0, labels);
+    draw();
+  }
+  function select(k, point = -1) {
+    selected = k;
+    for (const row of element("list").children) row.toggleAttribute("aria-current", Number(row.dataset.index) === k && k >= 0);
+    const row = k < 0 ? null : element("list").querySelector(`[data-index="${k}"]`);
+    if (row) row.scrollIntoView({ block: "nearest" });
+    describe(k, point);
+    draw();
+  }
+  function describe(k, point) {
+    const box = element("picked");
+    box.replaceChildren();
+    const facts = [];
+    if (k >= 0) {
+      const one = instances[k];
+      facts.push(["Instance", one.id], ["Label", one.label === null ? "none" : one.label],
+        ["Score", one.score === null ? "none" : one.score.toFixed(3)], ["Points", one.total.toLocaleString("en")]);
+    } else if (point >= 0) facts.push(["Instance", "none"]);
+    if (point >= 0) facts.push(["At", offset(point).map((value, axis) => (value + scene.middle[axis]).toFixed(2)).join(", ") + " m"]);
+    if (!facts.length) return box.append(make("p", "quiet", "Click a point to see its instance."));
+    const list = make("dl");
+    for (const [term, text] of facts) list.append(make("dt", "", term), make("dd", "", String(text)));
+    box.append(list);
+  }
+  function show(flags) { // flags: function of the index, -1 for "no instance"
+    for (let k = -1; k < instances.length; k++) visible[k + 1] = flags(k) ? 1 : 0;
+    for (const row of element("list").children) row.querySelector("input").checked = Boolean(visible[Number(row.dataset.index) + 1]);
+    relabel();
+  }
+  function buildList() {
+    const free = unassigned.reduce((sum, value) => sum + value, 0);
+    const order = instances.map((_, k) => k).sort((a, b) => (instances[b].score ?? -1) - (instances[a].score ?? -1) || a - b);
+    for (const k of order) element("list").append(buildRow(k, instances[k], instances[k].total));
+    if (free) element("list").append(buildRow(-1, { id: "none", label: null, score: null, color: scene.noneColor }, free));
+    element("instances").hidden = !instances.length;
+  }
+  function buildRow(k, one, count) {
+    const row = make("li"), name = make("div", "name"), box = make("input"), swatch = make("span", "swatch");
+    const title = one.label === null ? String(one.id) : `${one.id}  ${one.label}`; // text nodes only: labels are not trusted
+    const button = make("button", "", title);
+    row.dataset.index = k;
+    Object.assign(box, { type: "checkbox", checked: true });
+    box.setAttribute("aria-label", `Show ${title}`);
+    swatch.style.background = `rgb(${one.color.join(",")})`;
+    Object.assign(button, { type: "button", title });
+    box.addEventListener("change", () => { visible[k + 1] = box.checked ? 1 : 0; relabel(); });
+    button.addEventListener("click", () => select(selected === k ? -1 : k));
+    name.append(box, swatch, button);
+    row.append(name, make("span", "", one.score === null ? "" : one.score.toFixed(2)), make("span", "", count.toLocaleString("en")));
+    return row;
+  }
+  function setMode(next) {
+    const radio = document.querySelector(`input[name="mode"][value="${next}"]`);
+    if (radio.parentElement.hidden) return;
+    radio.checked = true;
+    mode = next;
+    element("legend").hidden = mode !== "score";
+    draw();
+  }
+
+  // ---- input ----
+  const fingers = new Map();
+  let moved = 0;
+  canvas.addEventListener("pointerdown", (event) => {
+    canvas.setPointerCapture(event.pointerId);
+    canvas.focus({ preventScroll: true });
+    if (!fingers.size) moved = 0;
+    fingers.set(event.pointerId, [event.offsetX, event.offsetY]);
+    if (fingers.size > 1) moved = 99; // a pinch is not a click
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    const before = fingers.get(event.pointerId);
+    if (!before) return;
+    const [dx, dy] = [event.offsetX - before[0], event.offsetY - before[1]];
+    moved += Math.abs(dx) + Math.abs(dy);
+    if (fingers.size === 2) {
+      const other = [...fingers].find(([id]) => id !== event.pointerId)[1];
+      const span = (place) => Math.hypot(place[0] - other[0], place[1] - other[1]);
+      move(dx / 2, dy / 2);
+      zoom(Math.max(span(before), 1) / Math.max(span([event.offsetX, event.offsetY]), 1));
+    } else if (event.buttons & 2 || event.shiftKey) move(dx, dy);
+    else turn(dx * 0.006, dy * 0.006);
+    fingers.set(event.pointerId, [event.offsetX, event.offsetY]);
+  });
+  canvas.addEventListener("pointerup", (event) => {
+    const isClick = fingers.delete(event.pointerId) && moved < 6 && event.button === 0;
+    if (!isClick) return;
+    const point = pick(event.offsetX, event.offsetY);
+    select(point >= 0 && labels[point] > 0 && labels[point] !== HIDDEN ? labels[point] - 1 : -1, point);
+  });
+  canvas.addEventListener("pointercancel", (event) => fingers.delete(event.pointerId));
+  canvas.addEventListener("dblclick", (event) => {
+    const point = pick(event.offsetX, event.offsetY);
+    if (point < 0) return;
+    camera.target = level.map((row) => dot(row, offset(point)));
+    camera.distance = Math.min(camera.distance, 0.6 * home.distance);
+    draw();
+  });
+  canvas.addEventListener("contextmenu", (event) => event.preventDefault());
+  canvas.addEventListener("wheel", (event) => {
+    event.preventDefault();
+    zoom(Math.exp(Math.max(-100, Math.min(100, event.deltaY * (event.deltaMode ? 30 : 1))) * 0.0016));
+  }, { passive: false });
+
+  const keys = {
+    "1": () => setMode("rgb"), "2": () => setMode("instances"), "3": () => setMode("score"),
+    "a": () => show(() => true), "n": () => show(() => false), "o": () => { if (selected >= 0) show((k) => k === selected); },
+    "r": () => { camera = { ...home, target: [...home.target] }; draw(); },
+    "t": () => { camera = { ...home, target: [...home.target], yaw: -Math.PI / 2, pitch: 1.5706 }; draw(); },
+    "+": () => zoom(0.85), "=": () => zoom(0.85), "-": () => zoom(1 / 0.85),
+    "Escape": () => select(-1), "?": () => element("help").showModal(),
+  };
+  const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  document.addEventListener("keydown", (event) => {
+    const field = event.target.closest("input:not([type=checkbox]):not([type=radio]), dialog");
+    if (field || event.ctrlKey || event.metaKey || event.altKey) return;
+    const step = event.target === canvas ? arrows[event.key] : null;
+    if (step) event.shiftKey ? move(-40 * step[0], -40 * step[1]) : turn(0.1 * step[0], 0.1 * step[1]);
+    else if (keys[event.key]) keys[event.key]();
+    else return;
+    event.preventDefault();
+  });
+  element("all").addEventListener("click", keys.a);
+  element("none").addEventListener("click", keys.n);
+  element("help-button").addEventListener("click", keys["?"]);
+  element("size").addEventListener("input", (event) => { pointScale = Number(event.target.value); draw(); });
+  element("cut").addEventListener("input", (event) => {
+    const share = Number(event.target.value);
+    cut = share >= 1 ? null : heights[0] + share * (heights[1] - heights[0]);
+    draw();
+  });
+  element("filter").addEventListener("input", (event) => {
+    const wanted = event.target.value.trim().toLowerCase();
+    for (const row of element("list").children) row.hidden = !row.querySelector("button").textContent.toLowerCase().includes(wanted);
+  });
+  for (const radio of document.querySelectorAll("input[name=mode]")) radio.addEventListener("change", () => setMode(radio.value));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  new ResizeObserver(draw).observe(canvas);
+  canvas.addEventListener("webglcontextlost", () => { element("failure").hidden = false; element("failure").textContent = "The graphics driver stopped. Reload the page."; });
+
+  // ---- small things ----
+  function element(id) { return document.getElementById(id); }
+  function make(tag, kind = "", text = "") {
+    const node = document.createElement(tag);
+    if (kind) node.className = kind;
+    if (text) node.textContent = text;
+    return node;
+  }
+  function dot(a, b) { return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]; }
+  function unpack(id) {
+    const text = atob(element(id).textContent), bytes = new Uint8Array(text.length);
+    for (let place = 0; place < text.length; place++) bytes[place] = text.charCodeAt(place);
+    element(id).remove();
+    return bytes;
+  }
+  function program(vertex, fragment) {
+    const handle = gl.createProgram(), uniforms = {};
+    for (const [kind, text] of [[gl.VERTEX_SHADER, vertex], [gl.FRAGMENT_SHADER, fragment]]) {
+      const shader = gl.createShader(kind);
+      gl.shaderSource(shader, text);
+      gl.compileShader(shader);
+      if (!gl.getShaderParameter(shader, gl.COMPILE_STATUS)) throw new Error(gl.getShaderInfoLog(shader));
+      gl.attachShader(handle, shader);
+    }
+    gl.linkProgram(handle);
+    for (let place = 0; place < gl.getProgramParameter(handle, gl.ACTIVE_UNIFORMS); place++) {
+      const { name } = gl.getActiveUniform(handle, place);
+      uniforms[name] = gl.getUniformLocation(handle, name);
+    }
+    return { handle, ...uniforms };
+  }
+  function attribute(place, data, width, type, isInteger = false) {
+    const buffer = gl.createBuffer();
+    gl.bindBuffer(gl.ARRAY_BUFFER, buffer);
+    gl.bufferData(gl.ARRAY_BUFFER, data, isInteger ? gl.DYNAMIC_DRAW : gl.STATIC_DRAW);
+    gl.enableVertexAttribArray(place);
+    if (isInteger) gl.vertexAttribIPointer(place, width, type, 0, 0);
+    else gl.vertexAttribPointer(place, width, type, true, 0, 0);
+    return buffer;
+  }
+  function palette(colorOf) {
+    const rows = Math.ceil((instances.length + 1) / 256), bytes = new Uint8Array(rows * 256 * 4), handle = gl.createTexture();
+    [scene.noneColor, ...instances.map(colorOf)].forEach((color, k) => bytes.set([...color, 255], 4 * k));
+    gl.bindTexture(gl.TEXTURE_2D, handle);
+    gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA8, 256, rows, 0, gl.RGBA, gl.UNSIGNED_BYTE, bytes);
+    nearest();
+    return handle;
+  }
+  function nearest() {
+    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.NEAREST);
+    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MAG_FILTER, gl.NEAREST);
+    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_WRAP_S, gl.CLAMP_TO_EDGE);
+    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_WRAP_T, gl.CLAMP_TO_EDGE);
+  }
+  function texture(unit, handle, uniform) {
+    gl.activeTexture(gl.TEXTURE0 + unit);
+    gl.bindTexture(gl.TEXTURE_2D, handle);
+    gl.uniform1i(uniform, unit);
+  }
+  function paintRamp() {
+    const context = element("ramp").getContext("2d"), ramp = scene.ramp;
+    ramp.forEach((color, place) => { context.fillStyle = `rgb(${color.join(",")})`; context.fillRect(place * 128 / ramp.length, 0, 128 / ramp.length + 1, 1); });
+  }
+
+  const shown = N === scene.total ? "" : ` of ${scene.total.toLocaleString("en")}`;
+  element("summary").textContent = `${N.toLocaleString("en")}${shown} points, ${instances.length.toLocaleString("en")} instances`;
+  document.querySelector("input[value=rgb]").parentElement.hidden = !colors.length;
+  document.querySelector("input[value=instances]").parentElement.hidden = !instances.length;
+  document.querySelector("input[value=score]").parentElement.hidden = !instances.some((one) => one.score !== null);
+  element("modes").hidden = document.querySelectorAll("#modes label:not([hidden])").length < 2;
+  if (cut !== null) element("cut").value = (cut - heights[0]) / (heights[1] - heights[0]);
+  paintRamp();
+  buildList();
+  if (!colors.length && !instances.length) mode = "instances"; // all grey
+  else setMode(mode);
+  relabel();
+})();

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,13 @@ from pc3dcli.commands.options import advanced
 from pc3dcli.stream.pipeline import Context, SceneTask
 
 if TYPE_CHECKING:
-    import numpy as np
+    from pc3dcli.datasets.scene import Frame, RgbdFrame, Scene
+    from pc3dcli.papers.granularity.policy import MaskSource, Propagator, TrackedFrame
 
-    from pc3dcli.datasets.scene import Frame, Scene, SceneRef
-    from pc3dcli.papers.granularity.policy import PolicyConfig
-
-EXAMPLES = "  pc3d track2d scans/ | pc3d lift3d --out labels/\n  pc3d track2d scans/scene0011_00 --stride 5 --out t.ndjson"
+EXAMPLES = (
+    "  pc3d track2d scans/ | pc3d lift3d --out labels/\n"
+    "  pc3d track2d scans/scene0011_00 --stride 5 --out tracks.ndjson"
+)
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,7 @@ def track2d(
     program = common.program(
         ctx, [policy, regions, reproject], weights=weights, exclude=("prompts", "sam_weights", "sam2_weights")
     )
-    execution = Execution(ctx, program)
-    execution.run(_tasks(ctx, execution, settings), track_scene)
+    Execution(ctx, program).run(_tasks(ctx, settings), track_scene)
 
 
 def _check(settings: Settings) -> dict[str, str]:
@@ -154,28 +153,26 @@ def _check(settings: Settings) -> dict[str, str]:
     return {name[2:]: digest(path) for name, (path, _) in needs.items() if path is not None}
 
 
-def _tasks(ctx: typer.Context, execution: Any, settings: Settings) -> Iterator[SceneTask]:
+def _tasks(ctx: typer.Context, settings: Settings) -> Iterator[SceneTask]:
+    """Yield a task for each scan on disk, then for each scene of the streams among the inputs."""
     from pc3dcli.commands.inputs import expand_names, found_scenes, is_stream, sharded, stream_scenes
 
-    names = expand_names(ctx, ctx.params["scenes"], EXAMPLES)
-    streams = [name for name in names if is_stream(name)]
-    refs = found_scenes([name for name in names if not is_stream(name)], ctx.params["dataset"])
-    scene_tasks = [
-        SceneTask({"type": "scene", "scene": ref.scene, "root": str(ref.path.resolve())}, (settings, ref))
-        for ref in refs
-    ]
-    yield from sharded(scene_tasks, ctx.params["shard"])
-    first = 1 if refs else 0
-    roots, allow_truncated = ctx.params["root"], ctx.params["allow_truncated"]
-    for scene in sharded(stream_scenes(streams, _keep, roots=roots, allow_truncated=allow_truncated), ctx.params["shard"]):
+    params = ctx.params
+    names = expand_names(ctx, params["scenes"], EXAMPLES)
+    refs = found_scenes([name for name in names if not is_stream(name)], params["dataset"])
+    for ref in sharded(refs, params["shard"]):
+        scene = {"type": "scene", "scene": ref.scene, "root": str(ref.path.resolve())}
+        yield SceneTask(scene, (settings, ref))
+    streams = stream_scenes(
+        [name for name in names if is_stream(name)],
+        lambda line: line.record if line.type == "frame" else None,
+        roots=params["root"],
+        allow_truncated=params["allow_truncated"],
+    )
+    for scene in sharded(streams, params["shard"]):
+        segment = scene.segment + (1 if refs else 0)
         payload = (settings, scene.kept)
-        yield SceneTask(
-            scene.scene, payload, tuple(scene.passed), scene.ok, tuple(scene.programs), scene.segment + first
-        )
-
-
-def _keep(line: Any) -> dict | None:
-    return line.record if line.type == "frame" else None
+        yield SceneTask(scene.scene, payload, tuple(scene.passed), scene.ok, tuple(scene.programs), segment)
 
 
 def track_scene(task: SceneTask, context: Context) -> Iterator[dict]:
@@ -189,15 +186,126 @@ def track_scene(task: SceneTask, context: Context) -> Iterator[dict]:
     settings, source = task.payload
     scene = _open(task, settings, source)
     yield _scene_record(task, scene)
+    context.warnings.extend(_remarks(scene))
     frames = scene.frames[:: settings.stride]
-    recorder = _DetectionRecorder(_mask_source(settings, scene))
-    for done, tracked in enumerate(_tracked_frames(settings, scene, frames, recorder), 1):
+    detections = _Recorder(_mask_source(settings, scene))
+    for done, tracked in enumerate(_track(settings, scene, frames, detections), 1):
         frame = frames[tracked.t]
-        yield frame_to_record(scene.scene, frame)
         key = {"scene": scene.scene, "frame": frame.frame}
+        yield frame_to_record(scene.scene, frame)
         for track, mask in tracked.masks.items():
-            yield {"type": "mask2d"} | key | {"track": track, "rle": encode_mask(mask)} | _score(tracked, track)
-        if settings.propagate != "none":  # without propagation each detection is a track already
-            for rle, score in recorder.take(tracked.t):
-                yield {"type": "detection2d"} | key | {"rle": rle, "score": score}
+            yield {"type": "mask2d", **key, "track": track, "rle": encode_mask(mask), "score": tracked.scores[track]}
+        proposals = detections.take(frame.frame)
+        if settings.propagate != "none":  # else each of them is a track already
+            for rle, score in proposals:
+                yield {"type": "detection2d", **key, "rle": rle, "score": score}
         context.report(done, len(frames))
+
+
+def _open(task: SceneTask, settings: Settings, source: Any) -> Scene:
+    """Open a scan, or rebuild it from the frame records of a stream.
+
+    raises  InputError for a scene without frames
+    """
+    from pc3dcli.datasets.scene import Scene, frame_from_record
+    from pc3dcli.errors import InputError
+
+    if isinstance(source, list):
+        frames = tuple(frame_from_record(record) for record in source)
+        record = task.scene
+        scene = Scene(task.id, Path(record["root"]), record.get("dataset", "stream"), frames, record.get("points"))
+    else:
+        scene = source.open(depth_scale=settings.depth_scale, skip_bad_poses=settings.skip_bad_poses)
+    if not scene.frames:
+        reasons = "; ".join(f"{frame}: {reason}" for frame, reason in scene.skipped[:3])
+        raise InputError(f"scene has no usable frame{f' ({reasons})' if reasons else ''}", file=scene.root)
+    return scene
+
+
+def _scene_record(task: SceneTask, scene: Scene) -> dict:
+    """Return the scene record with the identity of its cloud, if it has one."""
+    from pc3dcli.formats.cloud import read_cloud, xyz_sha256
+    from pc3dcli.formats.paths import resolve_inside
+
+    record = task.scene | {"root": str(scene.root.resolve()), "dataset": scene.dataset, "up": scene.up}
+    if scene.points is not None:
+        xyz = read_cloud(resolve_inside(scene.root, scene.points)).xyz
+        record |= {"points": scene.points, "num_points": len(xyz), "xyz_sha256": xyz_sha256(xyz)}
+    return record
+
+
+def _remarks(scene: Scene) -> list[str]:
+    """Say what was assumed, and which frames are skipped and why."""
+    remarks = list(scene.notes)
+    if scene.skipped:
+        examples = ", ".join(f"{frame} ({reason})" for frame, reason in scene.skipped[:3])
+        remarks.append(f"{len(scene.skipped)} frames skipped: {examples}{', ...' if len(scene.skipped) > 3 else ''}")
+    return remarks
+
+
+def _track(settings: Settings, scene: Scene, frames: tuple[Frame, ...], source: MaskSource) -> Iterator[TrackedFrame]:
+    from pc3dcli.datasets.scene import RgbdFrame
+    from pc3dcli.papers.granularity.policy import track_masks
+
+    views = ((t, RgbdFrame(scene.root, frame, max_depth=settings.max_depth)) for t, frame in enumerate(frames))
+    return track_masks(views, source, _propagator(settings, scene), settings.policy)
+
+
+class _Recorder:
+    """A mask source that remembers what it proposed, for the `detection2d` records of the frame."""
+
+    def __init__(self, source: MaskSource) -> None:
+        self.source = source
+        self.proposals: dict[str, list[tuple[dict, float]]] = {}
+
+    def masks(self, view: RgbdFrame) -> list:
+        from pc3dcli.formats.coco_rle import encode_mask
+
+        found = self.source.masks(view)
+        self.proposals[view.frame.frame] = [(encode_mask(item.mask), item.score) for item in found]
+        return found
+
+    def take(self, frame: str) -> list[tuple[dict, float]]:
+        return self.proposals.pop(frame, [])
+
+
+def _mask_source(settings: Settings, scene: Scene) -> MaskSource:
+    if settings.masks == "regions":
+        from pc3dcli.masks2d.regions import Regions
+
+        return Regions(settings.regions)
+    if settings.masks == "sam":
+        from pc3dcli.masks2d.sam import Sam
+
+        return Sam(settings.sam_weights, _device(settings))
+    if settings.masks == "sam2":
+        from pc3dcli.masks2d.sam2 import Sam2
+
+        return Sam2(settings.sam2_weights, _device(settings))
+    if settings.masks == "files":
+        from pc3dcli.masks2d.files import MaskFiles
+
+        return MaskFiles(settings.prompts)
+    from pc3dcli.masks2d.oracle import OracleMasks
+
+    return OracleMasks(scene.root, seed=settings.seed)
+
+
+def _propagator(settings: Settings, scene: Scene) -> Propagator | None:
+    if settings.propagate == "none":
+        return None
+    if settings.propagate == "sam2":
+        from pc3dcli.masks2d.sam2_video import Sam2Video, Sam2VideoConfig
+
+        return Sam2Video(settings.sam2_weights, _device(settings), Sam2VideoConfig(window=settings.chunk))
+    from pc3dcli.masks2d.reproject import Reproject
+
+    return Reproject(settings.reproject)
+
+
+def _device(settings: Settings) -> str:
+    if settings.device != "auto":
+        return settings.device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -61,11 +61,13 @@ class Context:
     side      where bulk files go; None when the stream goes to standard output
     programs  the program chain of the output, ours last, for files that carry it
     report    report(done, total) draws progress
+    warnings  what the user should know though the scene goes well; said when it is finished
     """
 
     side: SideFiles | None
     programs: tuple[dict, ...]
     report: Callable[[int, int | None], None] = lambda done, total: None
+    warnings: list[str] = field(default_factory=list)
 
 
 Process = Callable[[SceneTask, Context], Iterator[dict]]
@@ -76,6 +78,7 @@ class Reporter(Protocol):
 
     def scene_progress(self, scene: str, done: int, total: int | None) -> None: ...
     def scene_finished(self, scene: str, status: str, message: str | None) -> None: ...
+    def warn(self, message: str) -> None: ...
 
 
 @dataclass
@@ -145,6 +148,8 @@ class Runner:
         segment.scenes += 1
         segment.failed += not report.is_ok
         (summary.done if report.is_ok else summary.failed).append(task.id)
+        for warning in report.warnings:
+            self.reporter.warn(f"{task.id}: {warning}")
         self.reporter.scene_finished(task.id, "done" if report.is_ok else "failed", report.message)
         if self.is_fail_fast and report.error is not None:
             raise report.error
@@ -228,6 +233,7 @@ class _Report:
     is_ok: bool
     message: str | None = None
     error: Pc3dError | None = None
+    warnings: tuple[str, ...] = ()
 
 
 _Result = tuple[SceneTask, BinaryIO | None, _Report | None]
@@ -265,7 +271,7 @@ def _spool_scene(task: SceneTask, process: Process, context: Context, spool: Bin
         _write(spool, [{"type": "scene_end", "scene": task.id, "ok": False}])
         return _Report(False, str(error) + (f"\n  hint: {error.hint}" if error.hint else ""), error)
     _write(spool, [{"type": "scene_end", "scene": task.id, "ok": True, "counts": dict(sorted(counts.items()))}])
-    return _Report(True)
+    return _Report(True, warnings=tuple(context.warnings))
 
 
 def _write_scene(task: SceneTask, process: Process, context: Context, spool: BinaryIO) -> Counter:

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading checkpoints of other projects: tensors only, no code, and nothing loaded that does not fit exactly.
+
+A pickle is read with torch's restricted unpickler (`weights_only=True`), which refuses everything but tensors and
+plain containers; a .safetensors file cannot hold code at all.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from pc3dcli.errors import InputError, WeightsError
+
+
+def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """Read the tensors of a .safetensors, .pt or .pth file onto the CPU.
+
+    path     a state dict, or one under the key "model" or "state_dict" beside training leftovers
+    returns  name to tensor, in file order
+    raises   InputError when there is no such file, WeightsError when it is damaged, holds code or is no state dict
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError("no such weights file", file=path)
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not content:
+        raise WeightsError(f"found a {type(content).__name__}, expected named tensors", file=path)
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise WeightsError(f"found {type(value).__name__} at {name!r}, expected named tensors", file=path)
+    return dict(content)
+
+
+def load_exactly(model: torch.nn.Module, tensors: dict[str, torch.Tensor], *, file: Path, kind: str) -> None:
+    """Copy `tensors` into `model` when names and shapes agree one to one and every value is finite.
+
+    file, kind  named in the error: where the tensors come from and what the model is
+    raises      WeightsError with the first few differences
+    """
+    expected = model.state_dict()
+    missing = [name for name in expected if name not in tensors]
+    unknown = [name for name in tensors if name not in expected]
+    shapes = [
+        f"{name} {tuple(tensors[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in tensors and tensors[name].shape != value.shape
+    ]
+    parts = [("lacks", missing), ("has unknown", unknown), ("has", shapes)]
+    problems = [f"{verb} {', '.join(names[:3])}{_and_more(names)}" for verb, names in parts if names]
+    if problems:
+        raise WeightsError(f"these are not weights of {kind}: the file {'; '.join(problems)}", file=file)
+    broken = next((name for name in expected if not bool(torch.isfinite(tensors[name]).all())), None)
+    if broken is not None:
+        raise WeightsError(f"{broken} holds values that are not finite", file=file)
+    model.load_state_dict(tensors)
+
+
+def _and_more(names: list[str]) -> str:
+    return f" and {len(names) - 3} more" if len(names) > 3 else ""
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    import safetensors
+    import safetensors.torch
+
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"not a readable safetensors file: {error}", file=path) from None
+
+
+def _read_pickle(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile pickle fails in any way: IndexError, KeyError, UnicodeError, ...
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise WeightsError(
+            f"not a checkpoint of plain tensors, or one that is damaged ({reason})",
+            file=path,
+            hint="pc3d never runs code out of a checkpoint; download the official file again or save its state dict",
+        ) from None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Average precision of 3D instances as the ScanNet family of scorers defines it (evaluation.md 1.2 to 1.4).
 
-A scene is reduced to a table of shared vertices, predictions by ground-truth instances, as soon as it is read; what is
-kept of it after matching is one entry a true or false positive and threshold.  No result depends on the order of scenes.
+A scene is reduced to a table of shared vertices, predictions by ground-truth instances, as soon as it is read; matching
+leaves one entry for each true or false positive at each threshold.  No result depends on the order of scenes.
 
 Departures: where all predictions of a class are ignored the original script stops with an index error; here AP is 0.
 A ground-truth id of -1 is an id like any other (the class-agnostic public scorer confuses it with 0).
@@ -99,10 +99,7 @@ def scene_truth(ids: np.ndarray, rule: TruthRule) -> SceneTruth:
     if rule.merge:
         ids = _merged(ids, rule)
     values, inverse, sizes = _distinct(ids)
-    if rule.merge:
-        class_index = np.where(values == 0, -1, 0)
-    else:
-        class_index = rule.class_index(values // 1000)
+    class_index = np.where(values == 0, -1, 0) if rule.merge else rule.class_index(values // 1000)
     is_instance = (class_index >= 0) & (values != 0)
     count = int(is_instance.sum())
     # id 0 under a class whose label is 0 (ScanNet++) is neither an instance nor void
@@ -333,15 +330,15 @@ def class_scores(scenes: Iterable[SceneMatches], num_classes: int) -> ClassScore
     ap = np.full((num_classes, THRESHOLDS.size), np.nan)
     ap[num_truth > 0] = 0.0
     recall = ap.copy()
-    for c, t, score, is_true in grouped_entries(scenes):
+    for c, t, score, is_true, _ in grouped_entries(scenes):
         if num_truth[c]:
             ap[c, t] = average_precision(score, is_true, int(num_truth[c]))
             recall[c, t] = is_true.sum() / num_truth[c]
     return ClassScores(ap, recall, num_truth)
 
 
-def grouped_entries(scenes: list[SceneMatches]) -> Iterable[tuple[int, int, np.ndarray, np.ndarray]]:
-    """Yield class, threshold, scores (E,) and truth (E,) of the entries of all scenes, scores increasing."""
+def grouped_entries(scenes: list[SceneMatches]) -> Iterable[tuple[int, int, np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield class, threshold, and (E,) scores, truth and positions of the entries of all scenes, scores increasing."""
     if not scenes:
         return
     class_index = np.concatenate([scene.class_index for scene in scenes])
@@ -354,7 +351,7 @@ def grouped_entries(scenes: list[SceneMatches]) -> Iterable[tuple[int, int, np.n
     starts = np.flatnonzero(np.diff(group, prepend=-1))
     for start, stop in zip(starts, np.append(starts[1:], group.size), strict=True):
         c, t = divmod(int(group[start]), THRESHOLDS.size)
-        yield c, t, score[start:stop], is_true[start:stop]
+        yield c, t, score[start:stop], is_true[start:stop], order[start:stop]
 
 
 def average_precision(score: np.ndarray, is_true: np.ndarray, num_truth: int) -> float:

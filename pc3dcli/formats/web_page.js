@@ -15,6 +15,7 @@
   const N = scene.count;
   const positions = new Uint16Array(unpack("positions").buffer); // (N, 3), parts of `extent` from `low`
   const colors = unpack("colors"); // (N, 3), empty where the cloud has none
+  const radii = unpack("radii"); // (N,), parts of `radius`
   const instances = scene.instances;
   const visible = new Uint8Array(instances.length + 1).fill(1); // [0] is "no instance"
   const labels = new Uint16Array(N);
@@ -30,8 +31,12 @@
   // ---- camera: orbits `target`, in level coordinates (z up) relative to the middle of the cloud ----
   const level = scene.level; // 3 rows, level from world
   const heights = [scene.heights[0], scene.heights[1]];
-  const home = { yaw: -1.05, pitch: 0.62, distance: scene.radius / Math.sin(FIELD / 2) * 0.95, target: scene.target };
-  let camera = { ...home, target: [...home.target] };
+  let camera = home();
+
+  function home() {
+    const narrow = Math.max(1, canvas.clientHeight / Math.max(1, canvas.clientWidth));
+    return { yaw: -1.05, pitch: 0.75, distance: scene.reach / Math.sin(FIELD / 2) * 0.95 * narrow, target: [...scene.target] };
+  }
 
   function rotation() { // rows: right, up, back, in level coordinates
     const [cy, sy, cp, sp] = [Math.cos(camera.yaw), Math.sin(camera.yaw), Math.cos(camera.pitch), Math.sin(camera.pitch)];
@@ -40,7 +45,7 @@
 
   function viewProjection() { // column-major, from the normalised position of a point to clip space
     const rows = rotation();
-    const near = Math.max(camera.distance * 0.01, scene.radius * 1e-4), far = camera.distance + 4 * scene.radius;
+    const near = Math.max(camera.distance * 0.01, scene.reach * 1e-4), far = camera.distance + 4 * scene.reach;
     const f = 1 / Math.tan(FIELD / 2), aspect = canvas.width / canvas.height;
     const eye = rows.map((row) => {
       const world = [0, 1, 2].map((axis) => row[0] * level[0][axis] + row[1] * level[1][axis] + row[2] * level[2][axis]);
@@ -68,7 +73,7 @@
     draw();
   }
   function zoom(factor) {
-    camera.distance = Math.min(20 * scene.radius, Math.max(0.005 * scene.radius, camera.distance * factor));
+    camera.distance = Math.min(20 * scene.reach, Math.max(0.005 * scene.reach, camera.distance * factor));
     draw();
   }
 
@@ -77,10 +82,11 @@
     uniform mat4 uMatrix; uniform float uDiameter; uniform vec2 uRange; uniform int uMode; uniform int uSelected;
     uniform vec4 uHeight; uniform float uCut; uniform sampler2D uPalette; uniform bool uPicking;
     layout(location = 0) in vec3 position; layout(location = 1) in vec3 color; layout(location = 2) in uint label;
+    layout(location = 3) in float radius;
     flat out vec4 vColor;
     void main() {
       gl_Position = uMatrix * vec4(position, 1.0);
-      gl_PointSize = clamp(uDiameter / gl_Position.w, uRange.x, uRange.y);
+      gl_PointSize = clamp(uDiameter * radius / gl_Position.w, uRange.x, uRange.y);
       int k = int(label);
       if (k == 65535 || dot(uHeight, vec4(position, 1.0)) > uCut) { gl_Position = vec4(2.0, 2.0, 2.0, 1.0); return; }
       if (uPicking) {
@@ -93,7 +99,7 @@
         float luma = dot(color, vec3(0.2126, 0.7152, 0.0722));
         shown = texelFetch(uPalette, ivec2(k & 255, k >> 8), 0).rgb * mix(0.8, 1.15, luma);
       }
-      if (uSelected > 0 && k != uSelected) shown = mix(shown, vec3(dot(shown, vec3(0.333))), 0.75) * 0.55 + 0.25;
+      if (uSelected > 0 && k != uSelected) shown = mix(shown, vec3(dot(shown, vec3(0.333))), 0.75) * 0.7 + 0.15;
       vColor = vec4(shown, 1.0);
     }`;
   const POINT_FRAGMENT = `#version 300 es
@@ -126,6 +132,7 @@
   attribute(0, positions, 3, gl.UNSIGNED_SHORT);
   attribute(1, colors.length ? colors : new Uint8Array(3 * N).fill(150), 3, gl.UNSIGNED_BYTE);
   const labelBuffer = attribute(2, labels, 1, gl.UNSIGNED_SHORT, true);
+  attribute(3, radii, 1, gl.UNSIGNED_BYTE);
   const nothing = gl.createVertexArray();
   const target = { frame: gl.createFramebuffer(), color: gl.createTexture(), depth: gl.createTexture(), width: 0, height: 0 };
   const palettes = { instances: palette((one) => one.color), score: palette((one) => one.scoreColor) };
@@ -158,7 +165,7 @@
     gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
     gl.useProgram(at.handle);
     gl.uniformMatrix4fv(at.uMatrix, false, view.matrix);
-    gl.uniform1f(at.uDiameter, scene.diameter * pointScale * canvas.height / 2 / Math.tan(FIELD / 2));
+    gl.uniform1f(at.uDiameter, 2 * scene.radius * pointScale * canvas.height / 2 / Math.tan(FIELD / 2));
     gl.uniform2f(at.uRange, 1.5 * devicePixelRatio, Math.min(64, gl.getParameter(gl.ALIASED_POINT_SIZE_RANGE)[1]));
     gl.uniform1i(at.uMode, mode === "rgb" ? 0 : 1);
     gl.uniform1i(at.uSelected, selected + 1);
@@ -238,9 +245,9 @@
   function select(k, point = -1) {
     selected = k;
     for (const row of element("list").children) row.toggleAttribute("aria-current", Number(row.dataset.index) === k && k >= 0);
+    describe(k, point); // may take room from the list, so it comes before scrolling
     const row = k < 0 ? null : element("list").querySelector(`[data-index="${k}"]`);
     if (row) row.scrollIntoView({ block: "nearest" });
-    describe(k, point);
     draw();
   }
   function describe(k, point) {
@@ -329,7 +336,7 @@
     const point = pick(event.offsetX, event.offsetY);
     if (point < 0) return;
     camera.target = level.map((row) => dot(row, offset(point)));
-    camera.distance = Math.min(camera.distance, 0.6 * home.distance);
+    camera.distance = Math.min(camera.distance, 0.6 * home().distance);
     draw();
   });
   canvas.addEventListener("contextmenu", (event) => event.preventDefault());
@@ -341,8 +348,8 @@
   const keys = {
     "1": () => setMode("rgb"), "2": () => setMode("instances"), "3": () => setMode("score"),
     "a": () => show(() => true), "n": () => show(() => false), "o": () => { if (selected >= 0) show((k) => k === selected); },
-    "r": () => { camera = { ...home, target: [...home.target] }; draw(); },
-    "t": () => { camera = { ...home, target: [...home.target], yaw: -Math.PI / 2, pitch: 1.5706 }; draw(); },
+    "r": () => { camera = home(); draw(); },
+    "t": () => { camera = { ...home(), yaw: -Math.PI / 2, pitch: 1.5706 }; draw(); },
     "+": () => zoom(0.85), "=": () => zoom(0.85), "-": () => zoom(1 / 0.85),
     "Escape": () => select(-1), "?": () => element("help").showModal(),
   };

@@ -30,7 +30,7 @@ class PageCloud:
     xyz               (N, 3) float, metres, world frame, finite
     rgb               (N, 3) uint8, or None
     level_from_world  (3, 3) float, rotation that takes the up axis to z
-    diameter          metres, of the disc drawn for a point
+    radius            (N,) float, metres, of the disc drawn for each point
     num_points        points of the whole cloud, of which `xyz` may be a sample; None when it is all
     cut_height        points above this level height (last row of level_from_world @ xyz) start hidden; None shows all
     """
@@ -39,7 +39,7 @@ class PageCloud:
     xyz: np.ndarray
     rgb: np.ndarray | None
     level_from_world: np.ndarray
-    diameter: float
+    radius: np.ndarray
     num_points: int | None = None
     cut_height: float | None = None
 
@@ -97,6 +97,7 @@ def build_page(
         "@SCRIPT@": script,
         "@SCENE@": _safe_json(scene),
         "@POSITIONS@": _packed(places),
+        "@RADII@": _packed(np.ceil(cloud.radius[order] / cloud.radius.max() * 255).astype(np.uint8)),
         "@COLORS@": "" if cloud.rgb is None else _packed(np.asarray(cloud.rgb, np.uint8)[order]),
     }
     return _filled(_packaged("web_page.html"), parts)
@@ -123,10 +124,10 @@ def _geometry(cloud: PageCloud, middle: np.ndarray, extent: np.ndarray) -> dict:
         "extent": _plain(extent),
         "level": _plain(cloud.level_from_world),
         "target": _plain((low + high) / 2),
-        "radius": max(float(np.linalg.norm(high - low)) / 2, 1e-3),
+        "reach": max(float(np.linalg.norm(high - low)) / 2, 1e-3),
         "heights": [floor, max(top, floor + 1e-6)],
         "cut": cut,
-        "diameter": float(cloud.diameter),
+        "radius": float(cloud.radius.max()),
     }
 
 

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -51,13 +51,14 @@ def stream_scenes(
     names: Iterable[str],
     keep: Callable[[Line], object | None],
     *,
+    store: Callable[[], Any] = list,
     roots: list[str] | None = None,
     allow_truncated: bool = False,
 ) -> Iterator[SceneRecords]:
     """Yield the scenes of streams, one in memory at a time; `root` becomes absolute, relocated by `roots`.
 
     names  inputs for which `is_stream` holds
-    keep   see `read_scenes`
+    keep, store  see `read_scenes`
     roots  "OLD=NEW" pairs
     raises FormatError and TruncatedStream as `read_lines`, InputError for a missing file
     """
@@ -70,7 +71,7 @@ def stream_scenes(
         last = -1
         with nullcontext(sys.stdin.buffer) if path is None else _open(path) as file:
             lines = read_lines(file, name, allow_truncated=allow_truncated, seen=seen)
-            for scene in read_scenes(lines, keep):
+            for scene in read_scenes(lines, keep, store):
                 last = scene.segment
                 if scene.scene is not None:
                     scene.scene = scene.scene | {"root": _absolute_root(scene.scene["root"], folder, pairs)}

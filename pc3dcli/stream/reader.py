@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pc3dcli.errors import FormatError
 from pc3dcli.stream.records import FORMAT, FREE_TYPES, MAX_LINE_BYTES, VERSION, check_record
@@ -42,7 +43,7 @@ class SceneRecords:
     """
 
     scene: dict | None
-    kept: list = field(default_factory=list)
+    kept: Any = field(default_factory=list)
     passed: list[str] = field(default_factory=list)
     ok: bool = True
     programs: list[dict] = field(default_factory=list)
@@ -64,23 +65,23 @@ def read_lines(
            record when the final `end` is missing (unless allow_truncated)
     """
     brackets = _Brackets(name, {} if seen is None else seen)
-    number = 0
+    number, is_cut = 0, False
     for number, raw in enumerate(_raw_lines(file, name), 1):
-        text = _decode(raw, name, number)
-        if not text.strip():
-            continue
-        complete = raw.endswith(b"\n")
         try:
+            text = _decode(raw, name, number)
+            if not text.strip():
+                continue
             record = _parse(text, name, number)
         except FormatError:
-            if complete or brackets.is_between_segments:
+            if raw.endswith(b"\n") or not brackets.has_started:
                 raise
-            break  # the last line was cut: a truncation, not an error of form
+            is_cut = True  # the last line is not whole: a truncation, not an error of form
+            break
         brackets.check(record, number)
         yield Line(record, text.rstrip("\r\n"), number)
     if number == 0 or not brackets.has_started:
         raise FormatError("empty; expected a pc3d stream", file=name)
-    if not brackets.is_between_segments and not allow_truncated:
+    if (is_cut or not brackets.is_between_segments) and not allow_truncated:
         raise TruncatedStream(
             f'ends after line {number} without an "end" record: its producer stopped early',
             file=name,
@@ -88,11 +89,14 @@ def read_lines(
         )
 
 
-def read_scenes(lines: Iterator[Line], keep: Callable[[Line], object | None]) -> Iterator[SceneRecords]:
+def read_scenes(
+    lines: Iterator[Line], keep: Callable[[Line], object | None], store: Callable[[], Any] = list
+) -> Iterator[SceneRecords]:
     """Group a stream into scenes, one in memory at a time.
 
     keep    called for each record inside a scene; what it returns is collected in `kept`,
             None passes the line through
+    store   makes the collection, anything with `append`
     """
     scene: SceneRecords | None = None
     loose = SceneRecords(None)
@@ -111,13 +115,16 @@ def read_scenes(lines: Iterator[Line], keep: Callable[[Line], object | None]) ->
                 yield loose
                 loose = SceneRecords(None, segment=segment)
             if kind == "scene":
-                scene = SceneRecords(line.record, programs=programs, segment=segment)
+                scene = SceneRecords(line.record, kept=store(), programs=programs, segment=segment)
         elif kind == "scene_end":
             scene.ok = line.record["ok"]
             yield scene
             scene = None
         else:
             _collect(line, loose if scene is None else scene, keep)
+    if loose.passed:  # an accepted truncation: an open scene is dropped, whole records outside scenes are not
+        loose.programs = programs
+        yield loose
 
 
 def _collect(line: Line, scene: SceneRecords, keep: Callable[[Line], object | None]) -> None:
@@ -178,6 +185,8 @@ class _Brackets:
         return None
 
     def _scene_end(self, record: dict) -> str | None:
+        if self.scene is None:
+            return f'scene_end of "{record["scene"]}" without its "scene"'
         if record["scene"] != self.scene:
             return f'scene_end of "{record["scene"]}" inside scene "{self.scene}"'
         earlier = self.seen.setdefault(self.scene, set())
@@ -233,7 +242,7 @@ def _refuse_other_formats(raw: bytes, name: str) -> None:
 
 def _parse(text: str, name: str, number: int) -> dict:
     try:
-        record = json.loads(text, parse_constant=_refuse_constant)
+        record = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except json.JSONDecodeError as error:
         message = error.msg[0].lower() + error.msg[1:]
         raise FormatError(f"not JSON: {message}", file=name, line=number, column=error.colno) from None
@@ -247,3 +256,10 @@ def _parse(text: str, name: str, number: int) -> dict:
 
 def _refuse_constant(text: str) -> None:
     raise ValueError(f"{text} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text} is too large")
+    return value

@@ -6,23 +6,30 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
-from pc3dcli.datasets import scannet, seven_scenes
+from pc3dcli.datasets import cloud_file, frames_file, replica, scannet, sens_file, seven_scenes, transforms, tum
 from pc3dcli.datasets.scene import SceneRef
 from pc3dcli.errors import FormatError, InputError, UsageError
 
 LAYOUTS = {  # in the order they are tried
+    "frames": frames_file,
+    "sens": sens_file,
     "scannet": scannet,
     "7scenes": seven_scenes,
+    "tum": tum,
+    "replica": replica,
+    "transforms": transforms,
+    "cloud": cloud_file,
 }
 MAX_LEVELS = 4  # folders between the path given and a scene; ours
 SCENE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 
 
 def open_scenes(path: Path, dataset: str = "auto") -> list[SceneRef]:
-    """Return the scenes at `path`, sorted by id: a scene folder, a folder of scene folders, a .sens or a cloud file.
+    """Return the scenes at `path` in the order of their names: a scene folder, a folder of scene folders, a .sens or a cloud file.
 
     dataset  a key of LAYOUTS, or "auto" to take the first that matches each folder
     raises   UsageError for an unknown dataset, InputError when nothing is found, FormatError for an impossible id
@@ -33,13 +40,18 @@ def open_scenes(path: Path, dataset: str = "auto") -> list[SceneRef]:
     if not path.exists():
         raise InputError("no such file or folder", file=path)
     layouts = LAYOUTS if dataset == "auto" else {dataset: LAYOUTS[dataset]}
-    name = path.resolve().name if path.is_dir() else _stem(path)
-    found = _find(path, name, layouts)
+    found = _find(path, path.resolve().name if path.is_dir() else _stem(path), layouts)
     if not found and path.is_dir():
-        found = _find_below(path, "", layouts, MAX_LEVELS)
+        # clouds beside scans are parts of them more often than scenes of their own
+        scans = {name: layout for name, layout in layouts.items() if name != "cloud"}
+        clouds = {name: layout for name, layout in layouts.items() if name == "cloud"}
+        found = _find_below(path, "", scans, MAX_LEVELS) or _find_below(path, "", clouds, MAX_LEVELS)
     if not found:
         tried = "; ".join(layout.PATTERN for layout in layouts.values())
         raise InputError(f"found no scene; looked for {tried}", file=path)
+    for first, second in itertools.pairwise(sorted(found, key=lambda ref: ref.scene)):
+        if first.scene == second.scene:
+            raise FormatError(f"{second.path} would be scene {first.scene!r} too", file=first.path, hint="rename one")
     return found
 
 
@@ -51,16 +63,29 @@ def _find(path: Path, scene: str, layouts: dict) -> list[SceneRef]:
 
 
 def _find_below(folder: Path, prefix: str, layouts: dict, levels: int) -> list[SceneRef]:
+    try:
+        entries = sorted(folder.iterdir(), key=_natural)
+    except OSError as error:
+        raise InputError(f"cannot list it: {error.strerror}", file=folder) from None
     found = []
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith(".") or not entry.is_dir():
+    for entry in entries:
+        if entry.name.startswith("."):
             continue
-        scene = f"{prefix}{entry.name}"
-        here = _find(entry, scene, layouts)
-        if not here and levels > 1:
-            here = _find_below(entry, f"{scene}/", layouts, levels - 1)
-        found += here
+        if entry.is_dir():
+            scene = f"{prefix}{entry.name}"
+            here = _find(entry, scene, layouts)
+            if not here and levels > 1:
+                here = _find_below(entry, f"{scene}/", layouts, levels - 1)
+            found += here
+        elif entry.suffix != ".ndjson":  # those in a folder are outputs
+            found += _find(entry, prefix + _stem(entry), layouts)
     return found
+
+
+def _natural(path: Path) -> list:
+    """Sort key that puts scan2 before scan10."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(int(part), part) if index % 2 else (0, part) for index, part in enumerate(parts)]
 
 
 def _stem(path: Path) -> str:

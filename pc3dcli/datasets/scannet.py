@@ -36,8 +36,10 @@ def matches(path: Path) -> bool:
     """Say whether `path` is a folder of this layout."""
     if not path.is_dir():
         return False
-    has_frames = (path / "pose").is_dir() and ((path / "color").is_dir() or (path / "depth").is_dir())
-    return has_frames or (path / f"{path.resolve().name}_vh_clean_2.ply").is_file()
+    if (path / "pose").is_dir() and ((path / "color").is_dir() or (path / "depth").is_dir()):
+        return True
+    has_mesh = (path / f"{path.resolve().name}_vh_clean_2.ply").is_file()
+    return has_mesh and next(path.glob("*.sens"), None) is None
 
 
 def open_scene(scene: str, path: Path, options: OpenOptions) -> Scene:

@@ -283,7 +283,7 @@ def _text_field(record: dict, name: str, required: bool = False) -> str | None:
     value = record.get(name)
     if value is None and not required:
         return None
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value or not value.isprintable():  # as lone surrogates are not
         raise FormatError(f'frame lacks "{name}"' if value is None else f'"{name}" is {value!r}, expected text')
     return value
 

@@ -73,7 +73,7 @@ def check_rigid(world_from_cam: np.ndarray, file: File, line: int | None = None)
 
 
 def check_intrinsics(K: np.ndarray, size: tuple[int, int], file: File, line: int | None = None) -> np.ndarray:
-    """Return the (3, 3) camera matrix K unchanged if it can be that of an image of `size` (H, W), else raise FormatError.
+    """Return the (3, 3) camera matrix K unchanged if it can be that of an image of `size` (H, W); FormatError if not.
 
     Its principal point must lie in the middle half of the image: the intrinsics of another resolution do not.
     """

@@ -27,7 +27,7 @@ class Execution:
     def run(self, tasks: Iterable[SceneTask], process: Process) -> None:
         """Do all scenes and leave with the exit code; with --dry-run list what would be done."""
         params = self.ctx.params
-        sink = open_sink(params["out"], is_json=params["json"], force=params["force"])
+        sink = open_sink(params["out"], is_json=params["json"] or params["dry_run"], force=params["force"])
         runner = Runner(
             program=self.program,
             sink=sink,
@@ -67,8 +67,8 @@ class Execution:
                     continue
             yield task
 
-    def _identity(self, task: SceneTask, runner: Runner) -> dict | None:
-        return runner.chain(task.programs)[-1] if runner.has_provenance else None
+    def _identity(self, task: SceneTask, runner: Runner) -> tuple[dict, ...]:
+        return runner.chain(task.programs) if runner.has_provenance else ()
 
     def _list(self, tasks: Iterable[SceneTask], runner: Runner) -> None:
         out = self.ctx.params["out"]

@@ -16,9 +16,10 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -128,16 +129,16 @@ class Runner:
 
     def _run(self, tasks: Iterable[SceneTask], process: Process, summary: Summary) -> None:
         segment = _Segment(self.sink)
-        results = self._parallel(tasks, process) if self.jobs > 1 else self._serial(tasks, process)
-        for task, spool, report in results:
-            segment.open(task.segment, self.chain(task.programs))
-            if spool is None:
-                summary.skipped.append(task.id)
-                self.reporter.scene_finished(task.id, "skipped", None)
-                continue
-            with spool:
-                self.sink.write(task.id, spool, is_ok=report.is_ok)
-            self._account(task, report, segment, summary)
+        with closing(self._parallel(tasks, process) if self.jobs > 1 else self._serial(tasks, process)) as results:
+            for task, spool, report in results:
+                segment.open(task.segment, self.chain(task.programs))
+                if spool is None:
+                    summary.skipped.append(task.id)
+                    self.reporter.scene_finished(task.id, "skipped", None)
+                    continue
+                with spool:
+                    self.sink.write(task.id, spool, is_ok=report.is_ok)
+                self._account(task, report, segment, summary)
         segment.open(max(segment.number, 0), self.chain(()))  # an empty input still gives a header and an end
         segment.close()
 
@@ -157,8 +158,7 @@ class Runner:
     def _is_done(self, task: SceneTask) -> bool:
         if task.id is None or not task.is_ok:
             return False
-        program = self.chain(task.programs)[-1] if self.has_provenance else None
-        return self.sink.is_done(task.id, program)
+        return self.sink.is_done(task.id, self.chain(task.programs) if self.has_provenance else ())
 
     def _context(self, task: SceneTask) -> Context:
         side = None if task.id is None else self.sink.side_files(task.id)
@@ -179,13 +179,9 @@ class Runner:
             yield task, spool, report
 
     def _parallel(self, tasks: Iterable[SceneTask], process: Process) -> Iterator[_Result]:
-        folder = self.sink.spool_folder or Path(tempfile.gettempdir())
-        folder.mkdir(parents=True, exist_ok=True)
-        waiting: deque[tuple[SceneTask, Future | None]] = deque()
-        failure: Exception | None = None
-        start = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks
-        pool = ProcessPoolExecutor(self.jobs, mp_context=start, initializer=_start_worker)
-        try:
+        with _spool_folder(self.sink.spool_folder) as folder, _pool(self.jobs) as pool:
+            waiting: deque[tuple[SceneTask, Future | None]] = deque()
+            failure: Exception | None = None
             source = iter(tasks)
             while True:
                 try:
@@ -197,18 +193,15 @@ class Runner:
                     break
                 job = None
                 if not self._is_done(task):
-                    job = pool.submit(_work, task, process, self._context(task), folder)
+                    with _interrupts_held():
+                        job = pool.submit(_work, task, process, self._context(task), folder)
                 waiting.append((task, job))
                 while len(waiting) >= 2 * self.jobs:
                     yield self._next_result(waiting)
             while waiting:
                 yield self._next_result(waiting)
-        finally:
-            for _, job in waiting:
-                _discard(job)
-            pool.shutdown(wait=True, cancel_futures=True)
-        if failure is not None:
-            raise failure
+            if failure is not None:
+                raise failure
 
     def _next_result(self, waiting: deque[tuple[SceneTask, Future | None]]) -> _Result:
         position = 0
@@ -337,26 +330,50 @@ def _error_record(error: Pc3dError, scene: str, program: str | None) -> dict:
 
 def _work(task: SceneTask, process: Process, context: Context, folder: Path) -> tuple[Path, _Report]:
     """Do one scene in a worker process; its lines come back as a file."""
-    handle, name = tempfile.mkstemp(prefix=".spool-", suffix=f".{os.getpid()}.tmp", dir=folder)
-    path = Path(name)
+    handle, name = tempfile.mkstemp(dir=folder)
+    with os.fdopen(handle, "wb") as spool:
+        return Path(name), _spool_scene(task, process, context, spool)
+
+
+@contextmanager
+def _spool_folder(parent: Path | None) -> Iterator[Path]:
+    """Make a folder for the spools of worker processes; a later run removes that of a killed one."""
+    if parent is not None:
+        parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".pc3d-", suffix=f".{os.getpid()}.tmp", dir=parent) as name:
+        yield Path(name)
+
+
+@contextmanager
+def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Open worker processes; on any way out but the normal one they are stopped, whatever they are doing."""
+    others = multiprocessing.active_children()
+    resource_tracker.ensure_running()  # it must not inherit the held signal
+    start = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks
+    pool = ProcessPoolExecutor(jobs, mp_context=start, initializer=_start_worker)
     try:
-        with os.fdopen(handle, "wb") as spool:
-            return path, _spool_scene(task, process, context, spool)
+        yield pool
     except BaseException:
-        path.unlink()
+        for worker in multiprocessing.active_children():
+            if worker not in others:
+                worker.terminate()
         raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _discard(job: Future | None) -> None:
-    """Remove the spool of a result nobody will read."""
-    if job is not None and not job.cancel():
-        with suppress(Exception):
-            job.result()[0].unlink()
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Start processes with Ctrl-C blocked: it reaches the whole group, and the parent alone answers."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker() -> None:
-    """Leave signals to the parent, and end with it even when it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """End with the parent even when it is killed."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     parent = os.getppid()
 

@@ -21,6 +21,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "scene": ("scene", "root"),
     "frame": ("scene", "frame"),
     "mask2d": ("scene", "frame", "track", "rle"),
+    "detection2d": ("scene", "frame", "rle"),
     "patch_score": ("scene", "tensor"),
     "point3d": ("scene", "center", "label"),
     "instance3d": ("scene", "instance", "rle"),
@@ -62,6 +63,8 @@ def dump_record(record: dict) -> str:
     """
     rounded = {name: _round(value, 9 if name in _NINE_DIGITS else 6) for name, value in record.items()}
     line = json.dumps(rounded, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    if not line.isascii() and any("\ud800" <= letter <= "\udfff" for letter in line):
+        line = json.dumps(rounded, allow_nan=False, separators=(",", ":"))  # a file name that is not UTF-8
     if len(line) * 4 >= MAX_LINE_BYTES and len(line.encode()) >= MAX_LINE_BYTES:
         raise ValueError(f"a {record.get('type')} record of {len(line)} characters does not fit a line of 1 MiB")
     return line
@@ -101,7 +104,7 @@ def check_record(record: object) -> str | None:
         return "scene root is not text"
     if kind == "scene_end" and not isinstance(record["ok"], bool):
         return "scene_end ok is neither true nor false"
-    if kind in ("frame", "mask2d") and not isinstance(record["frame"], str):
+    if kind in ("frame", "mask2d", "detection2d") and not isinstance(record["frame"], str):
         return f"{kind} frame is not text"
     return None
 

@@ -7,14 +7,16 @@ command run again skips it, other settings are refused.
 
 from __future__ import annotations
 
+import glob
 import json
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from pc3dcli.errors import FormatError, UsageError
+from pc3dcli.errors import FormatError, InputError, UsageError
 from pc3dcli.stream.provenance import first_difference
 from pc3dcli.stream.reader import read_lines
 from pc3dcli.stream.records import dump_record, header
@@ -44,7 +46,7 @@ class Sink(Protocol):
     spool_folder: Path | None  # where unfinished scenes of several processes may wait
 
     def side_files(self, scene: str) -> SideFiles | None: ...
-    def is_done(self, scene: str, program: dict | None) -> bool: ...
+    def is_done(self, scene: str, programs: Sequence[dict]) -> bool: ...
     def begin(self, programs: list[dict]) -> None: ...
     def write(self, scene: str | None, lines: BinaryIO, *, is_ok: bool) -> None: ...
     def end(self, scenes: int, failed: int) -> None: ...
@@ -63,7 +65,7 @@ class StreamSink:
     def side_files(self, scene: str) -> SideFiles | None:
         return None
 
-    def is_done(self, scene: str, program: dict | None) -> bool:
+    def is_done(self, scene: str, programs: Sequence[dict]) -> bool:
         return False
 
     def begin(self, programs: list[dict]) -> None:
@@ -97,10 +99,10 @@ class FileSink(StreamSink):
         folder = f"{self.path.name}.files"
         return SideFiles(self.path.parent / folder / scene, f"{folder}/{scene}")
 
-    def is_done(self, scene: str, program: dict | None) -> bool:
+    def is_done(self, scene: str, programs: Sequence[dict]) -> bool:
         if self._old is None:
             return False
-        _refuse_other_settings(self.path, self._old, program)
+        _refuse_other_settings(self.path, self._old, programs)
         if scene not in self._old.ok_scenes:
             raise UsageError(
                 f"exists and lacks scene {scene}", file=self.path, hint="pass --force to write it anew, or name another"
@@ -112,9 +114,13 @@ class FileSink(StreamSink):
             return
         if not hasattr(self, "file"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            remove_stale_temporaries(self.path.parent)
+            self._remove_stale()
             self.file = self._stack.enter_context(atomic_file(self.path))
         super().begin(programs)
+
+    def write(self, scene: str | None, lines: BinaryIO, *, is_ok: bool) -> None:
+        if self._old is None:
+            super().write(scene, lines, is_ok=is_ok)
 
     def end(self, scenes: int, failed: int) -> None:
         if self._old is None:
@@ -129,7 +135,12 @@ class FileSink(StreamSink):
             with self._stack:
                 raise _Aborted
         except _Aborted:
-            pass
+            self._remove_stale()
+
+    def _remove_stale(self) -> None:
+        # the folder may be anyone's: only names that this file's writer makes
+        remove_stale_temporaries(self.path.parent, f".{glob.escape(self.path.name)}.*.tmp")
+        remove_stale_temporaries(self.path.parent / f"{self.path.name}.files")
 
 
 class FolderSink:
@@ -141,16 +152,24 @@ class FolderSink:
         self.folder, self.force = folder, force
         self.spool_folder = folder
         self.programs: list[dict] = []
+        self._all_programs: dict[str, dict] = {}
+        self._asked: set[str] = set()
         self._is_clean = False
 
     def side_files(self, scene: str) -> SideFiles | None:
         return SideFiles(self.folder / scene, scene.rsplit("/", 1)[-1])
 
-    def is_done(self, scene: str, program: dict | None) -> bool:
-        return not self.force and is_scene_done(self.folder, scene, program)
+    def is_done(self, scene: str, programs: Sequence[dict]) -> bool:
+        """Tell whether the scene can be skipped; InputError the second time, as its file would be overwritten."""
+        if scene in self._asked:
+            hint = "write one file (--out x.ndjson), or run once for each input"
+            raise InputError(f"scene {scene} comes twice; a folder holds one file a scene", hint=hint)
+        self._asked.add(scene)
+        return not self.force and is_scene_done(self.folder, scene, programs)
 
     def begin(self, programs: list[dict]) -> None:
         self.programs = programs
+        self._all_programs |= {record["id"]: record for record in programs}
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self._is_clean:
             remove_stale_temporaries(self.folder)
@@ -167,19 +186,22 @@ class FolderSink:
 
     def end(self, scenes: int, failed: int) -> None:
         with atomic_file(self.folder / "run.json") as file:
-            run = header() | {"programs": self.programs}
+            run = header() | {"programs": list(self._all_programs.values())}
             del run["type"]
             file.write((json.dumps(run, indent=1, sort_keys=True) + "\n").encode())
 
     def close(self) -> None: ...
 
-    def abort(self) -> None: ...
+    def abort(self) -> None:
+        """Finished scenes stay."""
+        remove_stale_temporaries(self.folder)
 
 
-def is_scene_done(folder: Path, scene: str, program: dict | None) -> bool:
-    """Tell whether `folder` holds a complete, successful file of `scene` made by `program`.
+def is_scene_done(folder: Path, scene: str, programs: Sequence[dict]) -> bool:
+    """Tell whether `folder` holds a complete, successful file of `scene` made by the last of `programs`.
 
-    raises  UsageError when a program of that name made it with other settings
+    programs  our chain, ourselves last; empty to accept any maker
+    raises    UsageError when it was made with other settings
     """
     path = _scene_file(folder, scene)
     if not path.is_file():
@@ -187,7 +209,7 @@ def is_scene_done(folder: Path, scene: str, program: dict | None) -> bool:
     old = _scan(path)
     if scene not in old.ok_scenes:
         return False
-    _refuse_other_settings(path, old, program)
+    _refuse_other_settings(path, old, programs)
     return True
 
 
@@ -212,11 +234,14 @@ def _scan(path: Path) -> _OldFile:
     return _OldFile(programs, frozenset(scenes))
 
 
-def _refuse_other_settings(path: Path, old: _OldFile, program: dict | None) -> None:
-    if program is None or not old.programs or any(record["id"] == program["id"] for record in old.programs):
+def _refuse_other_settings(path: Path, old: _OldFile, programs: Sequence[dict]) -> None:
+    if not programs or not old.programs or any(record["id"] == programs[-1]["id"] for record in old.programs):
         return
-    same = [record for record in old.programs if record["program"] == program["program"]]
-    difference = first_difference(program, (same or old.programs)[-1])
+    theirs = {record["program"]: record for record in old.programs}
+    # from the source on: what an early stage did differently changes the identity of all later ones
+    pairs = [(ours, theirs[ours["program"]]) for ours in programs if ours["program"] in theirs]
+    differing = [pair for pair in pairs if pair[0]["id"] != pair[1]["id"]]
+    difference = first_difference(*(differing or [(programs[-1], old.programs[-1])])[0])
     raise UsageError(f"exists, {difference}", file=path, hint="pass --force to redo it, or name another --out")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,13 +33,18 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink()
 
 
-def remove_stale_temporaries(folder: Path) -> None:
-    """Remove what killed processes left below `folder`; files of living ones stay."""
-    if not folder.is_dir():
-        return
-    for path in folder.rglob(".*.tmp"):
+def remove_stale_temporaries(folder: Path, pattern: str = "**/.*.tmp") -> None:
+    """Remove what killed processes left in `folder` under names that fit `pattern`; files of living ones stay.
+
+    To be called before this process has temporaries of its own: a container gives the same number to each run.
+    """
+    for path in sorted(folder.glob(pattern)):
         match = _TEMPORARY.fullmatch(path.name)
-        if match and not _is_alive(int(match[1])):
+        if not match or (int(match[1]) != os.getpid() and _is_alive(int(match[1]))):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             with suppress(OSError):
                 path.unlink()
 

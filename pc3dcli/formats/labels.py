@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Instance labels of one scene as files: safetensors beside the records, PLY for viewing (pc3d-labels(5))."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import BinaryIO
+
+import numpy as np
+
+from pc3dcli.formats.cloud import Cloud
+from pc3dcli.formats.ply import write_ply
+
+
+def point_labels(num_points: int, point_indices: list[np.ndarray]) -> np.ndarray:
+    """Return (N,) int32, the position of the instance that holds each point, -1 for none; the first instance wins."""
+    labels = np.full(num_points, -1, np.int32)
+    for instance, index in reversed(list(enumerate(point_indices))):
+        labels[index] = instance
+    return labels
+
+
+def write_label_tensors(
+    file: BinaryIO, labels: np.ndarray, vote_share: np.ndarray, seen: np.ndarray, metadata: dict
+) -> None:
+    """Write <scene>.safetensors.
+
+    labels      (N,) int32, instance of each point, -1 for none
+    vote_share  (N,) float32, share of the votes on a point that its most voted track won, 0 without votes
+    seen        (N,) int32, frames that see the point
+    metadata    name -> text, or anything JSON can say
+    """
+    from safetensors.numpy import save
+
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
+    file.write(save({"instance": labels, "seen": seen, "vote_share": vote_share}, metadata=texts))
+
+
+def write_label_ply(file: BinaryIO, cloud: Cloud, labels: np.ndarray, comments: tuple[str, ...] = ()) -> None:
+    """Write a cloud with `label` and `instance_id`, int32, -1 for none; lifted instances have no label."""
+    extra = {"label": np.full(len(labels), -1, np.int32), "instance_id": labels}
+    write_ply(file, dataclasses.replace(cloud, faces=None, normal=None, extra=extra), comments)

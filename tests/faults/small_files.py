@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same four tiny frames written in every layout, and a tiny mesh in every cloud format; loaded with runpy."""
+
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+SIZE = (12, 16)  # (H, W) of colour and depth
+K = np.array([[20.0, 0, 7.5], [0, 20, 5.5], [0, 0, 1]])
+GL_FROM_CV = np.diag([1.0, -1, -1, 1])
+
+
+def frames(count: int = 4) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return [(rgb (H, W, 3) uint8, depth (H, W) uint16 millimetres, world_from_cam (4, 4))]."""
+    rows, columns = np.indices(SIZE)
+    result = []
+    for index in range(count):
+        rgb = np.stack([columns * 12 + 10, rows * 15 + 20, np.full(SIZE, 60 + 20 * index)], axis=2).astype(np.uint8)
+        depth = (1000 + 30 * rows + 10 * columns + index).astype(np.uint16)
+        depth[0, 0], depth[0, 1] = 0, 65535
+        angle = 0.1 * index
+        pose = np.eye(4)
+        pose[:3, :3] = [[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]]
+        pose[:3, 3] = (0.1 * index, 0.2, -0.3)
+        result.append((rgb, depth, pose))
+    return result
+
+
+def png(array: np.ndarray) -> bytes:
+    picture = cv2.cvtColor(array, cv2.COLOR_RGB2BGR) if array.ndim == 3 else array
+    return cv2.imencode(".png", picture)[1].tobytes()
+
+
+def jpeg(rgb: np.ndarray) -> bytes:
+    return cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def matrix_text(matrix: np.ndarray) -> str:
+    return "".join(" ".join(f"{value:.9g}" for value in row) + "\n" for row in matrix)
+
+
+def put(path: Path, content: bytes | str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def scannet(folder: Path, width: int = 0, numbers=(0, 2, 10, 9)) -> Path:
+    """Exported ScanNet folder; `width` pads the file names with zeros, `numbers` are the frames' names."""
+    for number, (rgb, depth, pose) in zip(numbers, frames(), strict=True):
+        name = f"{number:0{width}d}"
+        put(folder / f"color/{name}.png", png(rgb))
+        put(folder / f"depth/{name}.png", png(depth))
+        put(folder / f"pose/{name}.txt", matrix_text(pose))
+    camera = np.eye(4)
+    camera[:3, :3] = K
+    for kind in ("color", "depth"):
+        put(folder / f"intrinsic/intrinsic_{kind}.txt", matrix_text(camera))
+    return folder
+
+
+def seven_scenes(folder: Path) -> Path:
+    for index, (rgb, depth, pose) in enumerate(frames()):
+        put(folder / f"frame-{index:06d}.color.png", png(rgb))
+        put(folder / f"frame-{index:06d}.depth.png", png(depth))
+        put(folder / f"frame-{index:06d}.pose.txt", matrix_text(pose))
+    put(folder / "camera-intrinsics.txt", matrix_text(K))
+    return folder
+
+
+def quaternion(rotation: np.ndarray) -> tuple[float, float, float, float]:
+    """Return x y z w of a rotation about the y axis."""
+    half = np.arctan2(rotation[0, 2], rotation[0, 0]) / 2
+    return 0.0, np.sin(half), 0.0, np.cos(half)
+
+
+def tum(folder: Path) -> Path:
+    lists = {"rgb": ["# color images"], "depth": ["# depth maps"], "groundtruth": ["# timestamp tx ty tz qx qy qz qw"]}
+    for index, (rgb, depth, pose) in enumerate(frames()):
+        time_s = 1305031102.175304 + index / 30
+        put(folder / f"rgb/{time_s:.6f}.png", png(rgb))
+        put(folder / f"depth/{time_s + 0.01:.6f}.png", png(np.where(depth < 60000, depth * 5, depth).astype(np.uint16)))
+        lists["rgb"].append(f"{time_s:.6f} rgb/{time_s:.6f}.png")
+        lists["depth"].append(f"{time_s + 0.01:.6f} depth/{time_s + 0.01:.6f}.png")
+        values = (*pose[:3, 3], *quaternion(pose))
+        lists["groundtruth"].append(f"{time_s - 0.004:.4f} " + " ".join(f"{value:.9f}" for value in values))
+    for name, lines in lists.items():
+        put(folder / f"{name}.txt", "\n".join(lines) + "\n")
+    put(folder / "calibration.txt", "20 20 7.5 5.5\n")
+    return folder
+
+
+def replica(folder: Path) -> Path:
+    rows = []
+    for index, (rgb, depth, pose) in enumerate(frames()):
+        put(folder / f"results/frame{index:06d}.jpg", jpeg(rgb))
+        put(folder / f"results/depth{index:06d}.png", png((depth % 65535 * 6.5535).astype(np.uint16)))
+        rows.append(" ".join(f"{value:.18e}" for value in pose.ravel()))
+    put(folder / "traj.txt", "\n".join(rows) + "\n")
+    camera = {"w": 16, "h": 12, "fx": 20.0, "fy": 20.0, "cx": 7.5, "cy": 5.5, "scale": 6553.5}
+    put(folder / "cam_params.json", json.dumps({"camera": camera}))
+    return folder
+
+
+def transforms(folder: Path, **camera) -> Path:
+    document = {"fl_x": 20.0, "fl_y": 20.0, "cx": 8.0, "cy": 6.0, "w": 16, "h": 12, "camera_model": "OPENCV", **camera}
+    document["frames"] = []
+    for index, (rgb, depth, pose) in enumerate(frames()):
+        put(folder / f"images/frame_{index:05d}.png", png(rgb))
+        put(folder / f"depths/frame_{index:05d}.png", png(depth))
+        entry = {"file_path": f"./images/frame_{index:05d}.png", "depth_file_path": f"depths/frame_{index:05d}.png"}
+        document["frames"].insert(0, entry | {"transform_matrix": (pose @ GL_FROM_CV).tolist()})
+    put(folder / "transforms.json", json.dumps(document))
+    return folder
+
+
+def frames_list(folder: Path) -> Path:
+    lines = []
+    for index, (rgb, depth, pose) in enumerate(frames()):
+        put(folder / f"c{index}.png", png(rgb))
+        put(folder / f"d{index}.png", png(depth))
+        record = {"type": "frame", "scene": "s", "frame": str(index), "image": f"c{index}.png", "depth": f"d{index}.png"}
+        record |= {"size": list(SIZE), "K": K.tolist(), "world_from_cam": pose.tolist(), "time_s": index / 30}
+        lines.append(json.dumps(record))
+    put(folder / "frames.ndjson", "\n".join(lines) + "\n")
+    return folder
+
+
+def sens(path: Path, color_kind: int = 2, depth_kind: int = 1, count: int = 4, bad_pose: int | None = None) -> Path:
+    """A .sens file, version 4; kinds as in its header (colour 0 raw 1 png 2 jpeg, depth 0 raw 1 zlib 2 occi)."""
+    camera = np.eye(4, dtype="<f4")
+    camera[:3, :3] = K
+    name, identity = b"StructureSensor", np.eye(4, dtype="<f4")
+    data = struct.pack("<IQ", 4, len(name)) + name
+    data += b"".join(matrix.tobytes() for matrix in (camera, identity, camera, identity))
+    data += struct.pack("<iiIIIIfQ", color_kind, depth_kind, SIZE[1], SIZE[0], SIZE[1], SIZE[0], 1000.0, count)
+    for index, (rgb, depth, pose) in enumerate(frames(count)):
+        color = (rgb.tobytes, lambda rgb=rgb: png(rgb), lambda rgb=rgb: jpeg(rgb))[color_kind]()
+        raw = depth.astype("<u2").tobytes()
+        packed = zlib.compress(raw) if depth_kind else raw
+        matrix = np.full((4, 4), -np.inf) if index == bad_pose else pose
+        data += matrix.astype("<f4").tobytes() + struct.pack("<QQQQ", index * 33333, index * 33333, len(color), len(packed))
+        data += color + packed
+    put(path, data + struct.pack("<Q", 0))
+    return path
+
+
+def mesh() -> dict[str, np.ndarray]:
+    """Five points, two triangles and a label a point."""
+    xyz = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0.5], [0.5, 0.5, -1.25]], np.float32)
+    rgb = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 8, 7], [1, 2, 3]], np.uint8)
+    return {"xyz": xyz, "rgb": rgb, "faces": np.array([[0, 1, 2], [0, 2, 3]], np.int32), "label": np.arange(5)}
+
+
+def ply(order: str = "<") -> bytes:
+    """A mesh with float x y z, uchar colour, ushort label and polygons of 3 and 4 corners; order "<", ">" or "a"."""
+    parts = mesh()
+    name = {"<": "binary_little_endian", ">": "binary_big_endian", "a": "ascii"}[order]
+    lines = ["ply", f"format {name} 1.0", "comment tiny", "element vertex 5"]
+    lines += [f"property float {axis}" for axis in "xyz"] + [f"property uchar {c}" for c in ("red", "green", "blue")]
+    lines += ["property ushort label", "element face 2", "property list uchar int vertex_indices", "end_header"]
+    body, polygons = b"", ([0, 1, 2], [0, 1, 2, 3])
+    for point, color, label in zip(parts["xyz"], parts["rgb"], parts["label"], strict=True):
+        if order == "a":
+            body += f"{' '.join(map(str, point))} {' '.join(map(str, color))} {label}\n".encode()
+        else:
+            body += struct.pack(f"{order}fffBBBH", *point, *color, label)
+    for polygon in polygons:
+        if order == "a":
+            body += (" ".join(map(str, [len(polygon), *polygon])) + "\n").encode()
+        else:
+            body += struct.pack(f"{order}B{len(polygon)}i", len(polygon), *polygon)
+    return ("\n".join(lines) + "\n").encode() + body
+
+
+def lzf(data: bytes) -> bytes:
+    """Compress greedily with literals and references, enough to exercise a decoder."""
+    out, literals, position, seen = bytearray(), bytearray(), 0, {}
+
+    def flush():
+        for start in range(0, len(literals), 32):
+            out.extend([len(literals[start : start + 32]) - 1, *literals[start : start + 32]])
+        literals.clear()
+
+    while position < len(data):
+        start, length = seen.get(data[position : position + 3], -1), 0
+        if 0 <= start and position - start <= 8192 and position + 3 <= len(data):
+            while position + length < len(data) and length < 264 and data[start + length] == data[position + length]:
+                length += 1
+        seen[data[position : position + 3]] = position
+        if length < 3:
+            literals.append(data[position])
+            position += 1
+            continue
+        flush()
+        distance, code = position - start - 1, length - 2
+        high = distance >> 8
+        out.extend([code << 5 | high] if code < 7 else [7 << 5 | high, code - 7])
+        out.append(distance & 255)
+        position += length
+    flush()
+    return bytes(out)
+
+
+def pcd(kind: str = "binary") -> bytes:
+    """The points of `mesh` with packed float rgb and uint16 label; kind ascii, binary or binary_compressed."""
+    parts = mesh()
+    red, green, blue = parts["rgb"].astype(np.uint32).T
+    packed = (red << 16 | green << 8 | blue).astype("<u4").view("<f4")
+    columns = [*parts["xyz"].astype("<f4").T, packed, parts["label"].astype("<u2")]
+    lines = ["# .PCD v0.7", "VERSION 0.7", "FIELDS x y z rgb label", "SIZE 4 4 4 4 2", "TYPE F F F F U"]
+    lines += ["COUNT 1 1 1 1 1", "WIDTH 5", "HEIGHT 1", "VIEWPOINT 0 0 0 1 0 0 0", "POINTS 5", f"DATA {kind}"]
+    header = ("\n".join(lines) + "\n").encode()
+    rows = list(zip(*columns, strict=True))
+    if kind == "ascii":
+        return header + b"".join((" ".join(repr(value.item()) for value in row) + "\n").encode() for row in rows)
+    if kind == "binary":
+        return header + b"".join(b"".join(value.tobytes() for value in row) for row in rows)
+    plain = b"".join(np.ascontiguousarray(column).tobytes() for column in columns)
+    small = lzf(plain)
+    return header + struct.pack("<II", len(small), len(plain)) + small

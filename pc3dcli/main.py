@@ -14,7 +14,7 @@ import typer
 
 from pc3dcli import __version__
 from pc3dcli.commands import eval as eval_command
-from pc3dcli.commands import lift3d, track2d
+from pc3dcli.commands import demo, lift3d, track2d
 from pc3dcli.commands.options import Command
 from pc3dcli.errors import Pc3dError
 
@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 app.command("track2d", cls=Command, epilog="Manual: man pc3d-track2d")(track2d.track2d)
 app.command("lift3d", cls=Command, epilog="Manual: man pc3d-lift3d")(lift3d.lift3d)
+app.command("demo", cls=Command, epilog="Manual: man pc3d-demo")(demo.demo)
 app.command("eval", cls=Command, epilog="Manual: man pc3d-eval")(eval_command.evaluate)
 
 

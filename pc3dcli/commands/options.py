@@ -18,6 +18,8 @@ class Command(TyperCommand):
     """A command whose help shows the common options first and the rest under *Advanced*."""
 
     def format_options(self, ctx, formatter) -> None:
+        for param in self.get_params(ctx):
+            param.show_envvar = False  # every option has one, PC3D_<COMMAND>_<OPTION>; the man page says so
         for title in ("Options", ADVANCED):
             records = [
                 param.get_help_record(ctx)
@@ -39,11 +41,11 @@ Scenes = Annotated[
     list[str] | None,
     typer.Argument(metavar="SCENE...", help="Scene folders, streams, @list.txt or -.", show_default=False),
 ]
-Dataset = Annotated[str, typer.Option("--dataset", metavar="NAME", help="Layout of the scenes; auto detects it.")]
+Dataset = Annotated[str, advanced("--dataset", metavar="NAME", help="Layout of the scenes; auto detects it.")]
 Out = Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="FILE.ndjson, a folder, or - for stdout.")]
 Force = Annotated[bool, advanced("--force", "-f", help="Redo what exists.")]
 SkipDone = Annotated[Path | None, advanced("--skip-done", metavar="DIR", help="Skip scenes finished in DIR.")]
-Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, metavar="N", help="Processes; the output stays the same.")]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, metavar="N", help="Processes; output stays the same.")]
 Device = Annotated[str, advanced("--device", metavar="DEV", help="auto, cpu or cuda:0, for networks.")]
 Seed = Annotated[int, advanced("--seed", metavar="N", help="Seed of everything random.")]
 Limit = Annotated[int | None, advanced("--limit", min=1, metavar="N", help="Stop after N scenes.")]

@@ -59,7 +59,7 @@ def track2d(
     scenes: options.Scenes = None,
     masks: Annotated[
         Literal["regions", "sam", "sam2", "files", "oracle"],
-        typer.Option("--masks", metavar="SOURCE", help="regions, sam, sam2, files or oracle."),
+        typer.Option("--masks", metavar="SOURCE", help="regions, sam, sam2, files, oracle."),
     ] = "regions",
     propagate: Annotated[
         Literal["reproject", "sam2", "none"],

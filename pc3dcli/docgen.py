@@ -63,13 +63,16 @@ def man_options(options: list[Option]) -> str:
     return "\n".join([*entries, ".TP\n\\fB\\-h\\fR, \\fB\\-\\-help\\fR\nShow the help and exit."])
 
 
-def man_parameters(configs: list[Any]) -> str:
+def man_parameters(configs: list[Any], options: list[Option]) -> str:
     """Return the parameters that -D reaches as roff: name, type, default and the comment of the field."""
+    taken = {name.lstrip("-").replace("-", "_") for option in options for name in option.names}
     entries = []
     for config in configs:
         comments = _field_comments(type(config))
         hints = typing.get_type_hints(type(config))
         for field in dataclasses.fields(config):
+            if field.name in taken:
+                continue
             default = _roff(str(getattr(config, field.name)))
             head = rf"\fB{_roff(field.name)}\fR={default} ({_roff(_type_name(hints[field.name]))})"
             entries.append(f".TP\n{head}\n{_roff(comments.get(field.name, ''))}")
@@ -211,7 +214,7 @@ def generated() -> dict[Path, str]:
         module = sys.modules[info.callback.__module__]
         parts = {"OPTIONS": man_options(all_commands[info.name])}
         if hasattr(module, "configs"):
-            parts["PARAMETERS"] = man_parameters(module.configs())
+            parts["PARAMETERS"] = man_parameters(module.configs(), all_commands[info.name])
         files[path] = man_page(path, parts)
     return files
 

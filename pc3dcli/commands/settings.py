@@ -53,7 +53,8 @@ def configure(ctx: typer.Context, *defaults: Any) -> list[Any]:
     raises  UsageError for a name that none of them has, or a value of the wrong type
     """
     path, from_file = ctx.meta.get(_FILE_FIELDS, (None, {}))
-    known = {field.name: field for default in defaults for field in dataclasses.fields(default)}
+    options = {param.name for param in ctx.command.params}
+    known = {f.name: f for default in defaults for f in dataclasses.fields(default) if f.name not in options}
     hints = {name: kind for default in defaults for name, kind in typing.get_type_hints(type(default)).items()}
     values: dict[str, Any] = {}
     for name, value in from_file.items():
@@ -79,7 +80,7 @@ def program(ctx: typer.Context, configs: list[Any], *, weights: dict[str, str], 
     for config in configs:
         for field in dataclasses.fields(config):
             value = getattr(config, field.name)
-            if value != field.default:
+            if value != field.default and field.name != "seed":  # --seed has its own place in the record
                 decisive[field.name] = _plain(value)
     return Program(
         name=f"pc3d {ctx.info_name}",
@@ -95,7 +96,8 @@ def print_config(ctx: typer.Context, configs: list[Any]) -> None:
     skipped = {"scenes", "config", "define", "print_config", "help"}
     values = {p.name: ctx.params.get(p.name) for p in ctx.command.params if p.name not in skipped}
     for config in configs:
-        values |= {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+        fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+        values |= {name: value for name, value in fields.items() if values.get(name) is None}
     for name, value in values.items():
         plain = _plain(value)
         print(f"# {name} =" if plain is None else f"{name} = {_toml(plain)}")

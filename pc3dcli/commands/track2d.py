@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,15 +44,17 @@ class Settings:
     regions: Any
     policy: Any
     reproject: Any
+    oracle: Any
 
 
 def configs() -> list[Any]:
     """Return the configs whose fields -D reaches."""
+    from pc3dcli.masks2d.oracle import OracleConfig
     from pc3dcli.masks2d.regions import RegionsConfig
     from pc3dcli.masks2d.reproject import ReprojectConfig
     from pc3dcli.papers.granularity.policy import PolicyConfig
 
-    return [PolicyConfig(), RegionsConfig(), ReprojectConfig()]
+    return [PolicyConfig(), RegionsConfig(), ReprojectConfig(), OracleConfig()]
 
 
 def track2d(
@@ -121,17 +124,16 @@ def track2d(
     from pc3dcli.commands import settings as common
     from pc3dcli.commands.execute import Execution
 
-    policy, regions, reproject = common.configure(ctx, *configs())
+    found = common.configure(ctx, *configs())
     if print_config:
-        common.print_config(ctx, [policy, regions, reproject])
+        common.print_config(ctx, found)
+    policy, regions, reproject, oracle = found
     settings = Settings(
         masks, propagate, stride, prompts, sam_weights, sam2_weights, chunk, max_depth, depth_scale, skip_bad_poses,
-        device, seed, regions, policy, reproject,
+        device, seed, regions, policy, reproject, dataclasses.replace(oracle, seed=seed),
     )  # fmt: skip
     weights = _check(settings)
-    program = common.program(
-        ctx, [policy, regions, reproject], weights=weights, exclude=("prompts", "sam_weights", "sam2_weights")
-    )
+    program = common.program(ctx, found, weights=weights, exclude=("prompts", "sam_weights", "sam2_weights"))
     Execution(ctx, program).run(_tasks(ctx, settings), track_scene)
 
 
@@ -188,7 +190,7 @@ def track_scene(task: SceneTask, context: Context) -> Iterator[dict]:
     yield _scene_record(task, scene)
     context.warnings.extend(_remarks(scene))
     frames = scene.frames[:: settings.stride]
-    detections = _Recorder(_mask_source(settings, scene))
+    detections = _Recorder(_mask_source(settings))
     for done, tracked in enumerate(_track(settings, scene, frames, detections), 1):
         frame = frames[tracked.t]
         key = {"scene": scene.scene, "frame": frame.frame}
@@ -248,7 +250,7 @@ def _track(settings: Settings, scene: Scene, frames: tuple[Frame, ...], source: 
     from pc3dcli.papers.granularity.policy import track_masks
 
     views = ((t, RgbdFrame(scene.root, frame, max_depth=settings.max_depth)) for t, frame in enumerate(frames))
-    return track_masks(views, source, _propagator(settings, scene), settings.policy)
+    return track_masks(views, source, _propagator(settings), settings.policy)
 
 
 class _Recorder:
@@ -269,7 +271,7 @@ class _Recorder:
         return self.proposals.pop(frame, [])
 
 
-def _mask_source(settings: Settings, scene: Scene) -> MaskSource:
+def _mask_source(settings: Settings) -> MaskSource:
     if settings.masks == "regions":
         from pc3dcli.masks2d.regions import Regions
 
@@ -288,10 +290,10 @@ def _mask_source(settings: Settings, scene: Scene) -> MaskSource:
         return MaskFiles(settings.prompts)
     from pc3dcli.masks2d.oracle import OracleMasks
 
-    return OracleMasks(scene.root, seed=settings.seed)
+    return OracleMasks(settings.oracle)
 
 
-def _propagator(settings: Settings, scene: Scene) -> Propagator | None:
+def _propagator(settings: Settings) -> Propagator | None:
     if settings.propagate == "none":
         return None
     if settings.propagate == "sam2":

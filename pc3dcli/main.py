@@ -14,7 +14,7 @@ import typer
 
 from pc3dcli import __version__
 from pc3dcli.commands import eval as eval_command
-from pc3dcli.commands import demo, lift3d, track2d
+from pc3dcli.commands import demo, lift3d, track2d, view
 from pc3dcli.commands.options import Command
 from pc3dcli.errors import Pc3dError
 
@@ -30,6 +30,7 @@ app.command("track2d", cls=Command, epilog="Manual: man pc3d-track2d")(track2d.t
 app.command("lift3d", cls=Command, epilog="Manual: man pc3d-lift3d")(lift3d.lift3d)
 app.command("demo", cls=Command, epilog="Manual: man pc3d-demo")(demo.demo)
 app.command("eval", cls=Command, epilog="Manual: man pc3d-eval")(eval_command.evaluate)
+app.command("view", cls=Command, epilog="Manual: man pc3d-view")(view.view)
 
 
 def _print_version(is_asked: bool) -> None:

@@ -18,7 +18,7 @@ INK = (40, 40, 40)
 
 
 def overlay_masks(
-    image: np.ndarray, masks: Sequence[np.ndarray], names: Sequence[str], colors: np.ndarray, *, opacity: float = OPACITY
+    image: np.ndarray, masks: Sequence[np.ndarray], names: Sequence[str], colors: np.ndarray
 ) -> np.ndarray:
     """Draw masks over an image, larger ones first, so that parts stay visible on their wholes.
 
@@ -39,9 +39,9 @@ def overlay_masks(
             raise ValueError(f"mask of {mask.shape} over an image of {image.shape[:2]}")
         if areas[index] == 0:
             continue
-        fill = np.full((1, 1, 3), colors[index], np.uint8)
         inside = mask.view(bool)
-        picture[inside] = cv2.addWeighted(picture[inside][None], 1 - opacity, fill.repeat(areas[index], 1), opacity, 0)[0]
+        fill = np.broadcast_to(colors[index], (areas[index], 3))
+        picture[inside] = np.rint((1 - OPACITY) * picture[inside] + OPACITY * fill).astype(np.uint8)
         contours[index], _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     for index in contours:  # after every fill: no contour is painted over
         cv2.drawContours(picture, contours[index], -1, _text_color(colors[index]), 2, cv2.LINE_AA)
@@ -51,7 +51,9 @@ def overlay_masks(
     return picture
 
 
-def label_regions(image: np.ndarray, ids: np.ndarray, names: dict[int, str], colors: dict[int, np.ndarray]) -> np.ndarray:
+def label_regions(
+    image: np.ndarray, ids: np.ndarray, names: dict[int, str], colors: dict[int, np.ndarray]
+) -> np.ndarray:
     """Write names on the regions of an id picture, such as a rendered cloud.
 
     image    (H, W, 3) uint8 RGB
@@ -117,6 +119,11 @@ def contact_sheet(
         row += [np.zeros((0, row[0].shape[1], 3), np.uint8)] * (columns - len(row))
         rows.append(np.concatenate([_extended(cell, height) for cell in row], 1))
     return cv2.copyMakeBorder(np.concatenate(rows), 0, 8, 0, 8, cv2.BORDER_CONSTANT, value=PAPER)
+
+
+def png_bytes(image: np.ndarray) -> bytes:
+    """Return a (H, W, 3) uint8 RGB picture as the content of a PNG file."""
+    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
 def _cell(image: np.ndarray, caption: str, width: int) -> np.ndarray:

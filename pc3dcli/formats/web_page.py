@@ -49,14 +49,14 @@ class PageInstance:
     """One instance of a page.
 
     instance    its id
-    mask        (N,) bool over the points of the page; masks may overlap
+    points      (n,) integers, ascending: its points among those of the page; instances may share points
     color       (3,) uint8 RGB; score_color  the same for the colouring by score
     label       class name or None; score  in [0, 1] or None
-    num_points  points in the whole cloud, None when the page holds all
+    num_points  its points in the whole cloud, None when the page holds all
     """
 
     instance: int
-    mask: np.ndarray
+    points: np.ndarray
     color: np.ndarray
     score_color: np.ndarray
     label: str | None = None
@@ -77,6 +77,8 @@ def build_page(
     if len(instances) > MAX_INSTANCES:
         raise ValueError(f"{len(instances)} instances, a page shows at most {MAX_INSTANCES}")
     order = _grouped(len(cloud.xyz), instances)
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
     low, high = (np.asarray(bound, np.float64) for bound in (cloud.xyz.min(0), cloud.xyz.max(0)))
     extent = np.maximum(high - low, 1e-6)
     places = np.rint((cloud.xyz[order] - low) / extent * _STEPS).astype("<u2")
@@ -86,7 +88,7 @@ def build_page(
         "total": len(cloud.xyz) if cloud.num_points is None else int(cloud.num_points),
         "noneColor": _plain(none_color),
         "ramp": _plain(ramp),
-        "instances": [_described(one, order) for one in instances],
+        "instances": [_described(one, place) for one in instances],
     }
     style, script = (_packaged(f"web_page.{kind}") for kind in ("css", "js"))
     parts = {
@@ -106,9 +108,8 @@ def build_page(
 def _grouped(num_points: int, instances: Sequence[PageInstance]) -> np.ndarray:
     """Return an order of the points in which instances are runs: by the smallest instance they belong to."""
     top = np.full(num_points, -1, np.int64)
-    sizes = [int(np.count_nonzero(one.mask)) for one in instances]
-    for index in sorted(range(len(instances)), key=lambda index: (-sizes[index], index)):
-        top[instances[index].mask] = index
+    for index in sorted(range(len(instances)), key=lambda index: (-len(instances[index].points), index)):
+        top[instances[index].points] = index
     return np.argsort(top, kind="stable")
 
 
@@ -131,19 +132,20 @@ def _geometry(cloud: PageCloud, middle: np.ndarray, extent: np.ndarray) -> dict:
     }
 
 
-def _described(one: PageInstance, order: np.ndarray) -> dict:
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], one.mask[order], [False])).astype(np.int8)))
-    starts, ends = edges[::2], edges[1::2]
-    points = int((ends - starts).sum())
+def _described(one: PageInstance, place: np.ndarray) -> dict:
+    """Return what the page's program needs of an instance; place (N,) says where each point went."""
+    places = np.sort(place[one.points])
+    starts = np.flatnonzero(np.diff(places, prepend=-2) != 1)
+    lengths = np.diff(starts, append=len(places))
     return {
         "id": int(one.instance),
         "label": one.label,
         "score": None if one.score is None else float(one.score),
-        "points": points,
-        "total": points if one.num_points is None else int(one.num_points),
+        "points": len(places),
+        "total": len(places) if one.num_points is None else int(one.num_points),
         "color": _plain(one.color),
         "scoreColor": _plain(one.score_color),
-        "runs": np.stack((starts, ends - starts), 1).reshape(-1).tolist(),
+        "runs": np.stack((places[starts], lengths), 1).reshape(-1).tolist(),
     }
 
 

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pc3d view`: streams, label folders, scans and clouds -> PNG pictures and one offline HTML page a scene."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pc3dcli.commands import options
+
+if TYPE_CHECKING:
+    from pc3dcli.commands.progress import ProgressReporter
+    from pc3dcli.commands.view_scene import SceneContent
+    from pc3dcli.stream.pipeline import Summary
+    from pc3dcli.stream.provenance import Program
+
+EXAMPLES = "  pc3d view labels/ --out pictures/\n  pc3d track2d scans/ | pc3d view --out pictures/ --write png"
+FORMATS = ("png", "html")
+MARK = "view.json"  # says what a scene's pictures were made from; written last
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the pictures of a scene; size is (H, W)."""
+
+    out: Path
+    formats: tuple[str, ...]
+    frames: int
+    size: tuple[int, int]
+    max_points: int
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A scene to be drawn: `open` returns its content, or raises what is wrong with it."""
+
+    scene: str
+    open: Callable[[], SceneContent]
+    programs: tuple[dict, ...] = ()
+
+
+def view(
+    ctx: typer.Context,
+    scenes: options.Scenes = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder of the pictures.")] = None,
+    write: Annotated[str, typer.Option("--write", metavar="FMT,...", help="png and/or html.")] = "png,html",
+    frames: Annotated[int, typer.Option("--frames", min=0, metavar="N", help="Frames shown with their masks.")] = 9,
+    size: Annotated[str, typer.Option("--size", metavar="WxH", help="Of a picture, in pixels.")] = "1280x960",
+    max_points: Annotated[
+        int, typer.Option("--max-points", min=1, max=2_000_000, metavar="N", help="Of a larger cloud show N points.")
+    ] = 500_000,
+    dry_run: options.DryRun = False,
+    dataset: options.Dataset = "auto",
+    force: options.Force = False,
+    limit: options.Limit = None,
+    shard: options.Shard = None,
+    config: options.Config = None,
+    print_config: options.PrintConfig = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    progress: options.Progress = None,
+    fail_fast: options.FailFast = False,
+    root: options.Root = None,
+    allow_truncated: options.AllowTruncated = False,
+    debug: options.Debug = False,
+) -> None:
+    """Draw scenes and their instances: PNG pictures, and a page for the browser.
+
+    \b
+    Examples:
+      pc3d view labels/ --out pictures/
+      pc3d track2d scans/ | pc3d view --out pictures/ --write png
+    """
+    from pc3dcli.commands import settings as common
+    from pc3dcli.commands.progress import ProgressReporter
+    from pc3dcli.errors import UsageError
+
+    if print_config:
+        common.print_config(ctx, [])
+    if out is None:
+        raise UsageError("no place for the pictures", hint="add --out pictures/")
+    if out.exists() and not out.is_dir():
+        raise UsageError("is a file, expected a folder", file=out)
+    settings = Settings(out, _formats(write), frames, _size(size), max_points)
+    program = common.program(ctx, [], weights={})
+    reporter = ProgressReporter(ctx.info_name, quiet=quiet, verbose=verbose, progress=progress)
+    with reporter:
+        summary = _run(ctx, settings, program, reporter)
+    reporter.summary(summary)
+    raise typer.Exit(summary.exit_code)
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    from pc3dcli.errors import UsageError
+
+    names = tuple(name for name in text.split(",") if name)
+    unknown = [name for name in names if name not in FORMATS]
+    if unknown or not names:
+        raise UsageError(f"--write {text}: expected {' and/or '.join(FORMATS)}")
+    return tuple(name for name in FORMATS if name in names)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Return (H, W) of a text like 1280x960."""
+    from pc3dcli.errors import UsageError
+
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and all(16 <= int(side) <= 8192 for side in (width, height))):
+        raise UsageError(f"--size {text}: expected WIDTHxHEIGHT, each from 16 to 8192")
+    return int(height), int(width)
+
+
+def _run(ctx: typer.Context, settings: Settings, program: Program, reporter: ProgressReporter) -> Summary:
+    """Draw every scene; a broken one is reported and the others are drawn."""
+    from pc3dcli.errors import Pc3dError, UsageError
+    from pc3dcli.stream.pipeline import Summary
+    from pc3dcli.stream.writer import remove_stale_temporaries
+
+    summary, params = Summary(), ctx.params
+    remove_stale_temporaries(settings.out)
+    for job in islice(_jobs(ctx, settings, summary), params["limit"]):
+        reporter.scene_progress(job.scene, 0, None)
+        try:
+            status = _draw(job, settings, program, is_forced=params["force"], is_dry=params["dry_run"])
+        except UsageError:
+            raise
+        except Pc3dError as error:
+            if params["fail_fast"]:
+                raise
+            summary.failed.append(job.scene)
+            reporter.scene_finished(job.scene, "failed", str(error) + (f"\n  hint: {error.hint}" if error.hint else ""))
+            continue
+        (summary.skipped if status == "skipped" else summary.done).append(job.scene)
+        reporter.scene_finished(job.scene, status, None)
+    return summary
+
+
+def _jobs(ctx: typer.Context, settings: Settings, summary: Summary) -> Iterator[_Job]:
+    """Yield the scans among the inputs, then the scenes of the streams, one in memory at a time."""
+    from pc3dcli.commands.inputs import expand_names, found_scenes, is_stream, sharded
+    from pc3dcli.commands.view_scene import content_of_scan
+    from pc3dcli.errors import InputError
+
+    params = ctx.params
+    names = expand_names(ctx, params["scenes"], EXAMPLES)
+    refs = found_scenes([name for name in names if not is_stream(name)], params["dataset"])
+    seen = {ref.scene for ref in refs}
+    for ref in sharded(refs, params["shard"]):
+        yield _Job(ref.scene, lambda ref=ref: content_of_scan(ref.open()))
+    streams = _stream_jobs([name for name in names if is_stream(name)], params, settings, summary)
+    for job in sharded(streams, params["shard"]):
+        if job.scene in seen:
+            raise InputError(f"scene {job.scene} comes twice", hint="view one stream or folder at a time")
+        seen.add(job.scene)
+        yield job
+
+
+def _stream_jobs(names: list[str], params: dict, settings: Settings, summary: Summary) -> Iterator[_Job]:
+    from pc3dcli.commands.inputs import stream_scenes
+    from pc3dcli.commands.view_scene import Collector
+
+    collector = Collector(settings.frames)
+    scenes = stream_scenes(names, collector, roots=params["root"], allow_truncated=params["allow_truncated"])
+    for scene in scenes:
+        if scene.scene is None:
+            summary.has_loose_errors |= not scene.ok
+            continue
+        content = collector.take(scene.scene)
+        yield _Job(scene.id, _opener(content if scene.ok else None), tuple(scene.programs))
+
+
+def _opener(content: SceneContent | None) -> Callable[[], SceneContent]:
+    def opened() -> SceneContent:
+        from pc3dcli.errors import InputError
+
+        if content is None:
+            raise InputError("failed in an earlier stage")
+        return content
+
+    return opened
+
+
+def _draw(job: _Job, settings: Settings, program: Program, *, is_forced: bool, is_dry: bool) -> str:
+    """Write the files of one scene unless they are there already; return what happened.
+
+    raises  UsageError when they were made from something else, FormatError and InputError for what cannot be read
+    """
+    content = job.open()
+    made = _identity(content, job, settings, program)
+    mark = settings.out / job.scene / MARK
+    is_done = not is_forced and _is_done(mark, made)
+    if is_dry:
+        print(f"{job.scene}\t{settings.out / job.scene}\t{'skip' if is_done else 'do'}")
+        return "skipped" if is_done else "done"
+    if not is_done:
+        _write_files(content, settings)
+        _write(mark, (json.dumps(made, indent=1, sort_keys=True) + "\n").encode())
+    first = settings.out / (f"{job.scene}.html" if "html" in settings.formats else f"{job.scene}/overview.png")
+    if first.is_file():  # a stream without points has only the sheet of its frames
+        print(first)
+    return "skipped" if is_done else "done"
+
+
+def _identity(content: SceneContent, job: _Job, settings: Settings, program: Program) -> dict:
+    """Return the program record of the pictures; unlike a stream's it also names the records that were drawn."""
+    from pc3dcli.stream.provenance import heads
+
+    config = program.config | {"write": list(settings.formats), "records": content.digest}
+    return dataclasses.replace(program, config=config).record(heads(list(job.programs)))
+
+
+def _is_done(mark: Path, made: dict) -> bool:
+    from pc3dcli.errors import UsageError
+    from pc3dcli.stream.provenance import first_difference
+
+    try:
+        old = json.loads(mark.read_text(encoding="utf-8"))
+        if old["id"] == made["id"]:
+            return True
+        difference = first_difference(made, old)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        difference = "but its marker cannot be read"
+    raise UsageError(
+        f"exists, {difference}", file=mark.parent, hint="pass --force to draw it anew, or name another --out"
+    )
+
+
+def _write_files(content: SceneContent, settings: Settings) -> None:
+    from pc3dcli.commands.view_pictures import cloud_pictures, frame_sheet, scene_page
+    from pc3dcli.commands.view_scene import shown_cloud
+    from pc3dcli.errors import InputError
+    from pc3dcli.formats.overlay import png_bytes
+    from pc3dcli.geometry.render import splat_radii
+
+    scene = content.record["scene"]
+    folder = settings.out / scene
+    cloud = shown_cloud(content, settings.max_points)
+    sheet = frame_sheet(content, settings.frames) if "png" in settings.formats else None
+    if cloud is None and not any(content.masks.values()):
+        raise InputError(f"scene {scene} has neither points, nor depth, nor masks to show")
+    if sheet is not None:
+        _write(folder / "frames.png", png_bytes(sheet))
+    if cloud is None:
+        return
+    radius = splat_radii(cloud.xyz)
+    if "png" in settings.formats:
+        for name, picture in cloud_pictures(cloud, content, settings.size, radius):
+            _write(folder / f"{name}.png", png_bytes(picture))
+    if "html" in settings.formats:
+        _write(settings.out / f"{scene}.html", scene_page(cloud, content, radius).encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    from pc3dcli.stream.writer import atomic_file
+
+    with atomic_file(path) as file:
+        file.write(data)

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pictures and the page of one scene, made from what `view_scene` found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from pc3dcli.commands.view_scene import SceneContent, ShownCloud, spread, usable_frames
+from pc3dcli.datasets.scene import RgbdFrame
+from pc3dcli.errors import FormatError
+from pc3dcli.formats import overlay, web_page
+from pc3dcli.formats.coco_rle import decode_mask
+from pc3dcli.geometry import colors, render, viewpoints
+
+RAMP_STEPS = 32
+
+
+def cloud_pictures(
+    cloud: ShownCloud, content: SceneContent, size: tuple[int, int], radius: np.ndarray
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (name, (H, W, 3) uint8 RGB) of every view in recorded and in instance colours, and an overview.
+
+    size    (H, W) of each picture
+    radius  (N,) float, metres, of the points' discs
+    """
+    top = _top_instance(cloud)
+    overviews = {}
+    for view in _views(cloud, content, size):
+        visible = render.visible_points(cloud.xyz, radius, view)
+        shade = render.edge_shading(visible.depth)
+        if cloud.rgb is not None:
+            overviews[view.name] = render.paint(visible, shade, cloud.rgb)
+            yield f"{view.name}_rgb", overviews[view.name]
+        if cloud.instances or cloud.rgb is None:
+            overviews[view.name] = _instance_picture(cloud, top, visible, shade)
+            yield f"{view.name}_instances", overviews[view.name]
+    if overviews:
+        yield "overview", overlay.contact_sheet(list(overviews.values()), list(overviews), columns=3)
+
+
+def frame_sheet(content: SceneContent, num_frames: int) -> np.ndarray | None:
+    """Return evenly spaced frames with their masks drawn over them, None for a scene without both.
+
+    raises  FormatError for a mask that does not fit its frame
+    """
+    frames = [frame for frame in usable_frames(content) if content.masks.get(frame.frame)]
+    if not frames or num_frames == 0:
+        return None
+    pictures, captions = [], []
+    for index in spread(len(frames), num_frames):
+        frame = frames[index]
+        records = content.masks[frame.frame]
+        tracks = np.array([_track(record) for record in records], np.int64)
+        masks = [decode_mask(record["rle"]) for record in records]
+        if any(mask.shape != tuple(frame.size) for mask in masks):
+            raise FormatError(f"a mask of frame {frame.frame} is not of its size {frame.size[0]} x {frame.size[1]}")
+        image = RgbdFrame(Path(content.record["root"]), frame).rgb
+        pictures.append(overlay.overlay_masks(image, masks, [str(t) for t in tracks], colors.instance_colors(tracks)))
+        captions.append(f"frame {frame.frame}, {len(masks)} masks")
+    return overlay.contact_sheet(pictures, captions)
+
+
+def scene_page(cloud: ShownCloud, content: SceneContent, radius: np.ndarray) -> str:
+    """Return the text of the scene's HTML page."""
+    up = content.record.get("up", "z")
+    instances = [
+        web_page.PageInstance(
+            instance=one.instance,
+            points=one.points,
+            color=colors.instance_colors(np.array(one.instance)),
+            score_color=colors.score_colors(np.array(np.nan if one.score is None else one.score)),
+            label=one.label,
+            score=one.score,
+            num_points=one.num_points,
+        )
+        for one in cloud.instances
+    ]
+    page = web_page.PageCloud(
+        title=content.record["scene"],
+        xyz=cloud.xyz,
+        rgb=cloud.rgb,
+        level_from_world=_upright(up),
+        radius=radius,
+        num_points=cloud.num_points,
+        cut_height=viewpoints.open_height(cloud.xyz, up),
+    )
+    ramp = colors.score_colors(np.linspace(0, 1, RAMP_STEPS))
+    return web_page.build_page(page, instances, none_color=colors.NONE_COLOR, ramp=ramp)
+
+
+def _views(cloud: ShownCloud, content: SceneContent, size: tuple[int, int]) -> list[render.Viewpoint]:
+    """Return the standard views and that of the camera in the middle of the video."""
+    up = content.record.get("up", "z")
+    _upright(up)
+    views = viewpoints.choose_viewpoints(cloud.xyz, size, up)
+    frames = usable_frames(content)
+    if frames:
+        frame = frames[len(frames) // 2]
+        views.append(viewpoints.camera_viewpoint("camera", frame.K, frame.world_from_cam, frame.size, size))
+    return views
+
+
+def _upright(up: object) -> np.ndarray:
+    try:
+        return viewpoints.upright(str(up))
+    except ValueError as error:
+        raise FormatError(f"in the scene record: {error}") from None
+
+
+def _top_instance(cloud: ShownCloud) -> np.ndarray:
+    """Return for each point the smallest instance that it belongs to, as index into the instances, -1 for none."""
+    top = np.full(len(cloud.xyz), -1, np.int64)
+    for index in sorted(range(len(cloud.instances)), key=lambda i: (-len(cloud.instances[i].points), i)):
+        top[cloud.instances[index].points] = index
+    return top
+
+
+def _instance_picture(cloud: ShownCloud, top: np.ndarray, visible: render.Visible, shade: np.ndarray) -> np.ndarray:
+    numbers = np.array([one.instance for one in cloud.instances] + [-1], np.int64)
+    ids = numbers[top]  # -1 picks the last entry
+    picture = render.paint(visible, shade, colors.tint(colors.instance_colors(ids), cloud.rgb))
+    shown = np.where(visible.index < 0, -1, ids[visible.index])
+    present = np.unique(shown[shown >= 0])
+    plates = dict(zip(present.tolist(), colors.instance_colors(present), strict=True))
+    return overlay.label_regions(picture, shown, {number: str(number) for number in plates}, plates)
+
+
+def _track(record: dict) -> int:
+    if type(record["track"]) is not int:
+        raise FormatError(f'"track" is {record["track"]!r} in frame {record["frame"]}, expected a whole number')
+    return record["track"]

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What there is to see of a scene: its points, its instances, and some of its frames with their masks.
+
+Sources are a stream (`frame`, `mask2d` and `instance3d` records), a scan on disk, or a cloud file, whose property
+`instance_id` (as `lift3d --write ply` gives it) counts as instances.  A scene without a cloud is fused from depth.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pc3dcli.errors import FormatError, InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pc3dcli.datasets.scene import Frame, Scene
+    from pc3dcli.stream.reader import Line
+
+FUSED_FRAMES = 80  # at most, evenly spaced; ours
+FUSED_VOXEL = 0.02  # metres
+
+
+@dataclass(frozen=True)
+class ShownInstance:
+    """An instance with its points (n,) among those shown, ascending, and how many it has in the whole cloud."""
+
+    instance: int
+    points: np.ndarray
+    num_points: int
+    label: str | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class ShownCloud:
+    """Points to be drawn: xyz (N, 3) float, rgb (N, 3) uint8 or None, N at most what was asked for."""
+
+    xyz: np.ndarray
+    rgb: np.ndarray | None
+    num_points: int
+    instances: tuple[ShownInstance, ...] = ()
+
+
+@dataclass
+class SceneContent:
+    """What an input says of one scene, masks still compressed.
+
+    record     its `scene` record
+    frames     `frame` records, in order
+    masks      frame id -> its `mask2d` records, for a bounded number of frames
+    instances  `instance3d` records
+    digest     SHA-256 over the records above
+    """
+
+    record: dict
+    frames: list[dict] = field(default_factory=list)
+    masks: dict[str, list[dict]] = field(default_factory=dict)
+    instances: list[dict] = field(default_factory=list)
+    digest: str = ""
+
+
+class Collector:
+    """Keeps what can be shown while a stream is read; pass it as `keep`, and `take` a scene when it is complete.
+
+    Of the masks only those of evenly spaced frames are kept, at least `num_frames` of them.
+    """
+
+    def __init__(self, num_frames: int) -> None:
+        self.num_frames = max(num_frames, 1)
+        self._start()
+
+    def __call__(self, line: Line) -> bool:
+        kind, record = line.type, line.record
+        if kind in ("frame", "mask2d", "instance3d"):
+            self._hash.update(line.text.encode() + b"\n")
+        if kind == "frame":
+            self._add_frame(record)
+        elif kind == "mask2d":
+            if record["frame"] in self._content.masks:
+                self._content.masks[record["frame"]].append(record)
+        elif kind == "instance3d":
+            self._content.instances.append(record)
+        return False  # nothing is passed on
+
+    def take(self, record: dict) -> SceneContent:
+        """Return what was collected since the last call."""
+        content = self._content
+        content.record, content.digest = record, self._hash.hexdigest()
+        self._start()
+        return content
+
+    def _start(self) -> None:
+        self._content, self._stride, self._hash = SceneContent({}), 1, hashlib.sha256()
+
+    def _add_frame(self, record: dict) -> None:
+        frames, masks = self._content.frames, self._content.masks
+        if len(frames) % self._stride == 0:
+            masks[record["frame"]] = []
+        frames.append(record)
+        if len(masks) >= 4 * self.num_frames:  # every other one goes, so the rest stays evenly spaced
+            self._stride *= 2
+            for dropped in list(masks)[1::2]:
+                del masks[dropped]
+
+
+def content_of_scan(scene: Scene) -> SceneContent:
+    """Return the content of a scan on disk; no picture and no point is read."""
+    from pc3dcli.datasets.scene import frame_to_record
+    from pc3dcli.stream.records import dump_record
+
+    record = {"scene": scene.scene, "root": str(scene.root), "up": scene.up}
+    if scene.points is not None:
+        record["points"] = scene.points
+    frames = [frame_to_record(scene.scene, frame) for frame in scene.frames]
+    digest = hashlib.sha256("\n".join(dump_record(one) for one in (record, *frames)).encode()).hexdigest()
+    return SceneContent(record, frames=frames, digest=digest)
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """Return at most `wanted` evenly spaced numbers below `count`, the first and the last among them."""
+    if wanted >= count:
+        return list(range(count))
+    return [round(place * (count - 1) / max(wanted - 1, 1)) for place in range(wanted)]
+
+
+def usable_frames(content: SceneContent) -> list[Frame]:
+    """Return the frames that have a picture, a camera and a pose."""
+    from pc3dcli.datasets.scene import frame_from_record
+
+    needed = ("image", "size", "K", "world_from_cam")
+    return [frame_from_record(record) for record in content.frames if all(record.get(name) for name in needed)]
+
+
+def shown_cloud(content: SceneContent, max_points: int) -> ShownCloud | None:
+    """Read or fuse the points and decode the instances.
+
+    max_points  of a larger cloud an even random choice is shown
+    returns     None for a scene with neither a cloud nor depth
+    raises      FormatError, InputError; also where the cloud is not the one the instances were made for
+    """
+    import numpy as np
+
+    found = _read_points(content)
+    if found is None and content.instances:
+        raise InputError(f"scene {content.record['scene']} has instances, but its points were not found")
+    found = found or _fused(content)
+    if found is None:
+        return None
+    xyz, rgb, ids = found
+    chosen = np.flatnonzero(np.isfinite(xyz).all(1))
+    if len(chosen) == 0:
+        raise FormatError(f"scene {content.record['scene']} has no point with finite coordinates")
+    if len(chosen) > max_points:
+        rng = np.random.default_rng(0)
+        chosen = np.sort(rng.choice(chosen, max_points, replace=False))
+    instances = _decoded(content.instances, len(xyz), chosen)
+    if ids is not None and not content.instances:
+        instances = _numbered(ids, chosen)
+    return ShownCloud(xyz[chosen], None if rgb is None else rgb[chosen], len(xyz), tuple(instances))
+
+
+def _read_points(content: SceneContent):
+    """Return xyz, rgb, instance ids of the scene's cloud, None where it names none."""
+    from pc3dcli.formats.cloud import read_cloud, xyz_sha256
+    from pc3dcli.formats.paths import resolve_inside
+
+    record = content.record
+    name = record.get("points")
+    if name is None:
+        return None
+    if not isinstance(name, str):
+        raise FormatError(f'"points" of scene {record["scene"]} is {name!r}, expected a file name')
+    path = resolve_inside(Path(record["root"]), name)
+    cloud = read_cloud(path)
+    expected = record.get("xyz_sha256")
+    if expected is not None and xyz_sha256(cloud.xyz) != expected:
+        raise FormatError("the points are not those that the records were made for (xyz_sha256 differs)", file=path)
+    return cloud.xyz, cloud.rgb, cloud.extra.get("instance_id")
+
+
+def _fused(content: SceneContent):
+    """Return xyz and rgb fused from evenly spaced frames, None without depth."""
+    from pc3dcli.geometry.fusion import fuse_points
+
+    frames = [frame for frame in usable_frames(content) if frame.depth is not None]
+    if not frames:
+        return None
+    chosen = [frames[index] for index in spread(len(frames), FUSED_FRAMES)]
+    xyz, rgb, _ = fuse_points(_views(Path(content.record["root"]), chosen), FUSED_VOXEL)
+    return xyz, rgb, None
+
+
+def _views(root: Path, frames: list[Frame]) -> Iterator[tuple]:
+    from pc3dcli.datasets.scene import RgbdFrame
+
+    for frame in frames:
+        view = RgbdFrame(root, frame)
+        yield view.rgb, view.depth, frame.K, frame.world_from_cam
+
+
+def _decoded(records: list[dict], num_points: int, chosen: np.ndarray) -> Iterator[ShownInstance]:
+    """Yield the instances of records, each mask decoded on its own, reduced to the points `chosen`."""
+    import numpy as np
+
+    from pc3dcli.formats.coco_rle import decode_points
+
+    for record in records:
+        mask = decode_points(record["rle"], num_points)
+        points = np.flatnonzero(mask[chosen])
+        label, score, number = record.get("label"), record.get("score"), record["instance"]
+        if type(number) is not int or number < 0:
+            raise FormatError(f'"instance" is {number!r}, expected a whole number from 0')
+        if not isinstance(label, str | None) or not isinstance(score, int | float | None):
+            raise FormatError(f"instance {number} has label {label!r} and score {score!r}, expected text and a number")
+        yield ShownInstance(number, points, int(np.count_nonzero(mask)), label, score)
+
+
+def _numbered(ids: np.ndarray, chosen: np.ndarray) -> Iterator[ShownInstance]:
+    """Yield the instances of a cloud that has an instance id per point, negative for none."""
+    import numpy as np
+
+    ids = ids.astype(np.int64)
+    numbers, counts = np.unique(ids[ids >= 0], return_counts=True)
+    shown = ids[chosen]
+    order = np.argsort(shown, kind="stable")
+    starts = np.searchsorted(shown[order], numbers)
+    ends = np.searchsorted(shown[order], numbers, side="right")
+    for number, count, start, end in zip(numbers.tolist(), counts.tolist(), starts, ends, strict=True):
+        yield ShownInstance(number, order[start:end], count)

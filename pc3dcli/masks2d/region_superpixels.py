@@ -30,27 +30,31 @@ class Borders:
 FEATURES = ("known", "step", "concave", "convex", "lightness", "chroma")
 
 
-def edge_map(lab: np.ndarray, fit: SurfaceFit | None, plane_label: np.ndarray, noise: float) -> np.ndarray:
-    """Return how much each pixel looks like a boundary, (H, W) uint8.
+def edge_maps(lab: np.ndarray, fit: SurfaceFit | None, plane_label: np.ndarray, noise: float) -> tuple:
+    """Return how much each pixel looks like a boundary, by any evidence and by geometry alone, two (H, W) uint8.
 
     lab          (H, W, 3) float32 CIE Lab, smoothed
     fit          surface of the same grid, or None
     plane_label  (H, W) int32, structure plane of each pixel, -1 for none
     noise        expected error of inverse depth, 1/metres
     """
-    H, W = lab.shape[:2]
-    edges = np.zeros((H, W), np.float32)
+    edges, geometry = np.zeros(lab.shape[:2], np.float32), np.zeros(lab.shape[:2], np.float32)
     for axis in (0, 1):
         if lab.shape[axis] < 2:
             continue
         first, second = _neighbours(axis)
         strength = np.abs(lab[second] - lab[first]).max(-1) / 25.0
         strength = np.maximum(strength, 2.0 * (plane_label[first] != plane_label[second]))
+        _raise_to(edges, strength, axis)
         if fit is not None:
-            strength = np.maximum(strength, _geometry_strength(fit, axis, noise))
-        edges[first] = np.maximum(edges[first], strength)
-        edges[second] = np.maximum(edges[second], strength)
-    return np.clip(edges * 120.0, 0, 255).astype(np.uint8)
+            _raise_to(geometry, _geometry_strength(fit, axis, noise), axis)
+    return tuple(np.clip(e * 120.0, 0, 255).astype(np.uint8) for e in (np.maximum(edges, geometry), geometry))
+
+
+def _raise_to(edges: np.ndarray, strength: np.ndarray, axis: int) -> None:
+    """Raise both pixels of each touching pair to the strength between them, in place."""
+    for side in _neighbours(axis):
+        np.maximum(edges[side], strength, out=edges[side])
 
 
 def _neighbours(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
@@ -196,8 +200,13 @@ def _pair_geometry(fit: SurfaceFit, back: np.ndarray, ahead: np.ndarray, where: 
     axis, gap = where
     inverse, slope = fit.inverse.ravel(), fit.slope[..., 1 - axis].ravel()
     known = fit.valid.ravel()[back] & fit.valid.ravel()[ahead]
-    half = 0.5 * gap
-    step = np.abs(inverse[ahead] - slope[ahead] * half - inverse[back] - slope[back] * half) / noise
+    # Both planes are compared at two places near the border: planes that cross in between form a crease, not a step.
+    change = inverse[ahead] - inverse[back]
+    near = change - (slope[ahead] * 0.75 + slope[back] * 0.25) * gap
+    far = change - (slope[ahead] * 0.25 + slope[back] * 0.75) * gap
+    step = np.where(near * far > 0, np.minimum(np.abs(near), np.abs(far)), 0.0)
+    residual = fit.residual.ravel()
+    step /= np.maximum(noise, 0.75 * (np.where(known, residual[back], 0.0) + np.where(known, residual[ahead], 0.0)))
     normal, points = fit.normal.reshape(-1, 3), fit.points.reshape(-1, 3)
     turn = normal[ahead] - normal[back]
     angle = 2.0 * np.arcsin(np.clip(0.5 * np.sqrt((turn * turn).sum(-1)), 0.0, 1.0))

@@ -36,58 +36,72 @@ class MergeTree:
         return node[: self.num_leaves]
 
 
-def merge_tree(pairs: np.ndarray, length: np.ndarray, strength: np.ndarray, size: np.ndarray, shrink: float) -> MergeTree:
+@dataclass(frozen=True, eq=False)
+class TreeBorders:
+    """Touching leaves: pairs (E, 2) int32, length (E,) float32 pixels, strength (E,) float32 in [0, 1]."""
+
+    pairs: np.ndarray
+    length: np.ndarray
+    strength: np.ndarray
+
+
+def merge_tree(borders: TreeBorders, size: np.ndarray, seen: np.ndarray, shrink: float, bridge: float) -> MergeTree:
     """Merge adjacent regions, weakest border first.
 
-    pairs     (E, 2) int32 touching leaves
-    length    (E,) float32 pixels of border
-    strength  (E,) float32, 0 no border to 1 certain border; infinite: never merge across
-    size      (S,) float32 pixels of each leaf
-    shrink    pixels below which a region's borders count as weaker, so that specks join first
+    borders  touching leaves and how strong the border between them is
+    size     (S,) float32 pixels of each leaf
+    seen     (S,) bool, the depth sensor saw the leaf
+    shrink   pixels below which a region's borders count as weaker, so that specks join first
+    bridge   least strength between two seen regions that touch only across unseen leaves: a depth shadow is no proof
     """
     num_leaves = len(size)
     near: list[dict[int, list[float]]] = [{} for _ in range(num_leaves)]
+    sizes, has_seen = [float(s) for s in size], [bool(s) for s in seen]
+
+    def height(a: int, b: int, entry: list[float]) -> float:
+        seen_total, seen_weight, total, weight = entry
+        smaller = min(sizes[a], sizes[b])
+        damping = smaller / (smaller + shrink)
+        if not (has_seen[a] and has_seen[b]):
+            return (seen_total + total) / (seen_weight + weight) * damping
+        if seen_weight > 0:
+            return seen_total / seen_weight * damping
+        return max(total / weight, bridge) * damping
+
     heap: list[tuple[float, int, int]] = []
-    sizes = [float(s) for s in size]
-    for (a, b), weight, value in zip(pairs.tolist(), length.tolist(), strength.tolist(), strict=True):
-        near[a][b] = near[b][a] = [value * weight, weight]
-        heap.append((_height(value, sizes[a], sizes[b], shrink), a, b))
+    for (a, b), weight, value in zip(borders.pairs.tolist(), borders.length.tolist(), borders.strength.tolist(),
+                                     strict=True):
+        both = has_seen[a] and has_seen[b]
+        near[a][b] = near[b][a] = [value * weight, weight, 0.0, 0.0] if both else [0.0, 0.0, value * weight, weight]
+        heap.append((height(a, b, near[a][b]), a, b))
     heapq.heapify(heap)
     children, heights, current, alive = [], [], 0.0, [True] * num_leaves
     while heap:
         value, a, b = heapq.heappop(heap)
-        if not (alive[a] and alive[b]) or value == np.inf:
+        if not (alive[a] and alive[b]):
             continue
         current = max(current, value)
         new = len(sizes)
         sizes.append(sizes[a] + sizes[b])
+        has_seen.append(has_seen[a] or has_seen[b])
         alive[a] = alive[b] = False
         alive.append(True)
         children.append((a, b))
         heights.append(current)
         near.append(_joined_borders(near, a, b, new))
-        for other, (total, weight) in near[new].items():
-            heapq.heappush(heap, (_height(total / weight, sizes[new], sizes[other], shrink), other, new))
+        for other, entry in near[new].items():
+            heapq.heappush(heap, (height(new, other, entry), other, new))
     return _as_tree(num_leaves, children, heights)
-
-
-def _height(strength: float, size_a: float, size_b: float, shrink: float) -> float:
-    smaller = min(size_a, size_b)
-    return strength * smaller / (smaller + shrink)
 
 
 def _joined_borders(near: list[dict[int, list[float]]], a: int, b: int, new: int) -> dict[int, list[float]]:
     """Borders of the union of a and b; updates the neighbours' records."""
-    joined = near[a]
+    joined, other_side = near[a], near[b]
     joined.pop(b, None)
-    other_side = near[b]
     other_side.pop(a, None)
-    for other, (total, weight) in other_side.items():
-        if other in joined:
-            entry = joined[other]
-            joined[other] = [entry[0] + total, entry[1] + weight]
-        else:
-            joined[other] = [total, weight]
+    for other, entry in other_side.items():
+        known = joined.get(other)
+        joined[other] = entry if known is None else [x + y for x, y in zip(known, entry, strict=True)]
     for other, entry in joined.items():
         record = near[other]
         record.pop(a, None)

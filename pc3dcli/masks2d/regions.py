@@ -16,9 +16,10 @@ import numpy as np
 
 from pc3dcli.geometry.normals import SurfaceFit, fit_surface
 from pc3dcli.masks2d.mask2d import Mask2d
+from pc3dcli.masks2d.region_link import LinkLimits, link_pieces, region_moments, superpixel_moments, trusted_depth
 from pc3dcli.masks2d.region_planes import PlaneLimits, structure_planes
-from pc3dcli.masks2d.region_superpixels import Borders, describe_borders, edge_map, superpixels
-from pc3dcli.masks2d.region_tree import MergeTree, merge_tree
+from pc3dcli.masks2d.region_superpixels import Borders, describe_borders, edge_maps, superpixels
+from pc3dcli.masks2d.region_tree import MergeTree, TreeBorders, merge_tree
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,15 @@ class RegionsConfig:
     region_plane_angle_deg: float = 25.0  # degrees, normal to plane normal
     region_max_planes: int = 8  # planes searched for
     region_object_strength: float = 0.5  # border strength in [0, 1] at which whole objects are cut
+    region_patch_strength: float = 0.15  # border strength at which smooth faces are cut, to compare pieces
     region_part_gap: float = 0.05  # rise of border strength that makes a node worth keeping
     region_min_share: float = 0.0005  # share of the image, smallest mask
     region_speck: float = 60.0  # pixels, regions well below this join whatever their border
+    region_bridge: float = 0.6  # border strength of two surfaces that meet only across missing depth
+    region_link_misfit: float = 3.0  # in region_noise, joint residual of two pieces of one surface
+    region_link_colour: float = 0.25  # least overlap in [0, 1] of their colour histograms
     region_overlap: float = 0.9  # intersection over union above which two masks are duplicates
-    region_max_masks: int = 80  # masks per frame
+    region_max_masks: int = 100  # masks per frame
 
 
 class Regions:
@@ -96,9 +101,13 @@ class _Partition:
     labels: np.ndarray  # (H, W) int32 superpixels
     size: np.ndarray  # (S,) float32 pixels
     plane: np.ndarray  # (S,) int32 structure plane or -1
+    seen: np.ndarray  # (S,) bool, mostly with depth
     borders: Borders
     strength: np.ndarray  # (E,) float32
     tree: MergeTree
+    fit: SurfaceFit | None
+    lab: np.ndarray  # (H, W, 3) float32, smoothed
+    geometry_edges: np.ndarray  # (H, W) uint8
 
     @staticmethod
     def of(rgb: np.ndarray, depth: np.ndarray | None, K: np.ndarray, config: RegionsConfig) -> "_Partition":
@@ -110,13 +119,17 @@ class _Partition:
             limits = PlaneLimits(config.region_noise, config.region_plane_area, config.region_plane_share,
                                  config.region_plane_angle_deg, config.region_max_planes)
             planes = structure_planes(depth, K, fit, limits)
-        labels = superpixels(edge_map(lab, fit, planes, config.region_noise), config.region_spacing)
+        edges, geometry_edges = edge_maps(lab, fit, planes, config.region_noise)
+        labels = superpixels(edges, config.region_spacing)
         borders = describe_borders(labels, lab, fit, config.region_noise, reach=3)
         size = np.bincount(labels.ravel()).astype(np.float32)
         plane = _majority_plane(labels, planes, size)
         strength = border_strength(borders, plane)
-        tree = merge_tree(borders.pairs, borders.length, strength, size, config.region_speck)
-        return _Partition(labels, size, plane, borders, strength, tree)
+        valid = np.zeros(labels.shape, bool) if fit is None else fit.valid
+        seen = np.bincount(labels.ravel(), valid.ravel(), len(size)) > 0.5 * size
+        tree = merge_tree(TreeBorders(borders.pairs, borders.length, strength), size, seen, config.region_speck,
+                          config.region_bridge)
+        return _Partition(labels, size, plane, seen, borders, strength, tree, fit, lab, geometry_edges)
 
     def mask(self, members: np.ndarray) -> np.ndarray:
         """(H, W) bool from (S,) bool."""
@@ -138,12 +151,14 @@ def border_strength(borders: Borders, plane: np.ndarray) -> np.ndarray:
     plane  (S,) structure plane of each superpixel, -1 for none
     """
     known, step, concave, convex, lightness, chroma = borders.features.T
-    logit = -4.0 + 3.0 * known * step + 8.0 * known * np.minimum(concave, 0.8)
-    logit += (1.0 - 0.7 * known) * (3.0 * lightness + 4.0 * chroma)
+    on_surface = -4.0 + 2.5 * step + 6.0 * np.minimum(concave, 0.8) - 0.5 * np.minimum(convex, 0.8)
+    on_surface += 0.5 * lightness + 0.5 * chroma
+    unseen = -2.0 + 2.0 * lightness + 5.0 * chroma
+    logit = known * on_surface + (1.0 - known) * unseen
     strength = 1.0 / (1.0 + np.exp(-logit))
     first, second = plane[borders.pairs[:, 0]], plane[borders.pairs[:, 1]]
     strength = np.where((first == second) & (first >= 0), 0.02 * strength, strength)
-    apart = (first != second) & (known > 0.3)
+    apart = ((first < 0) != (second < 0)) & (known > 0.3)
     return np.where(apart, np.maximum(strength, 0.95), strength).astype(np.float32)
 
 
@@ -159,11 +174,38 @@ def _select_nodes(partition: _Partition, config: RegionsConfig) -> list[tuple[np
     part = (joined < config.region_object_strength) & (joined - formed >= config.region_part_gap)
     keep = np.nonzero((whole | part) & (size >= config.region_min_share * partition.labels.size))[0]
     score = np.clip(0.5 * joined + 0.5 * (1.0 - formed), 0, 1)[keep] * np.where(whole[keep], 1.0, 0.7)
-    order = np.argsort(-score, kind="stable")
-    keep, score = keep[order], score[order]
     members = _node_members(tree)[keep]
+    if partition.fit is not None:
+        extra, extra_score = _linked(partition, members[whole[keep]], score[whole[keep]], config)
+        members, score = np.concatenate([extra, members]), np.concatenate([extra_score, score])
+    order = np.argsort(-score, kind="stable")
+    members, score = members[order], score[order]
     selected = _suppress(members, partition.size, config)
     return [(members[i], float(score[i])) for i in selected]
+
+
+def _linked(partition: _Partition, members: np.ndarray, score: np.ndarray, config: RegionsConfig) -> tuple:
+    """Unions (G, S) of whole objects cut apart by an occluder, with scores (G,)."""
+    fit, tree = partition.fit, partition.tree
+    trusted = trusted_depth(fit, partition.geometry_edges, config.region_noise)
+    moments, colour = superpixel_moments(partition.labels, fit, partition.lab, trusted)
+    limits = LinkLimits(config.region_noise, config.region_link_misfit, config.region_link_colour,
+                        0.5 * config.region_min_share * partition.labels.size)
+    number = np.full(tree.num_leaves, -1, np.int32)
+    for index, region in enumerate(members):
+        number[region] = index
+    group = np.arange(len(members))
+    for height in (config.region_object_strength, config.region_patch_strength):
+        top, patch = np.unique(tree.cut(height), return_inverse=True)
+        owner = np.full(len(top), -1, np.int32)
+        owner[patch] = number
+        regions = region_moments(np.arange(len(top))[:, None] == patch[None], moments, colour)
+        regions.moments[owner < 0] = 0.0
+        for a, b in link_pieces(regions, owner, patch[partition.labels], fit, limits):
+            group[group == max(group[a], group[b])] = min(group[a], group[b])
+    groups = [np.nonzero(group == g)[0] for g in np.unique(group) if (group == g).sum() > 1]
+    unions = np.array([members[g].any(0) for g in groups], bool).reshape(len(groups), members.shape[1])
+    return unions, np.array([score[g].mean() for g in groups])
 
 
 def _node_members(tree: MergeTree) -> np.ndarray:

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pc3d track2d` on written rooms: every option changes something that can be seen."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pc3dcli.formats.coco_rle import decode_mask
+
+# an oracle without faults: each object comes whole, with exact edges
+ORACLE = "--masks oracle -D p_whole=1.0 -D p_merge=0.0 -D p_nested=0.0 -D p_eroded=0.0 -D p_dilated=0.0".split()
+
+
+def oracle(run, scans, *more):
+    result = run("track2d", scans / "room0", *ORACLE, *more)
+    assert result.code == 0, result.err
+    return result
+
+
+def test_stream_has_brackets_frames_and_masks_of_the_frame_size(run, scans):
+    result = oracle(run, scans)
+    kinds = [record["type"] for record in result.records]
+    assert kinds[:3] == ["header", "program", "scene"] and kinds[-2:] == ["scene_end", "end"]
+    (scene,) = result.of("scene")
+    assert scene["scene"] == "room0" and scene["dataset"] == "scannet" and scene["num_points"] > 1000
+    frames = result.of("frame")
+    assert len(frames) == 16 and [frame["frame"] for frame in frames] == sorted((f["frame"] for f in frames), key=int)
+    masks = result.of("mask2d")
+    assert masks and all(decode_mask(mask["rle"]).shape == (96, 128) for mask in masks)
+
+
+def test_tracks_are_the_objects_of_the_world(run, scans):
+    """With an exact oracle and exact depth, a track stays on the object that it began on."""
+    result = oracle(run, scans, "--propagate", "reproject")
+    import cv2
+
+    owners: dict[int, list[int]] = {}
+    for mask in result.of("mask2d"):
+        image = cv2.imread(str(scans / "room0/instance" / f"{mask['frame']}.png"), cv2.IMREAD_UNCHANGED)
+        pixels = image[decode_mask(mask["rle"])]
+        owners.setdefault(mask["track"], []).append(int(np.bincount(pixels).argmax()))
+    agreement = [max(owner.count(o) for o in set(owner)) / len(owner) for owner in owners.values()]
+    assert np.mean(agreement) > 0.95
+
+
+def test_detections_of_keyframes_travel_beside_the_tracks(run, scans):
+    result = oracle(run, scans, "-D", "stride_key=4")
+    frames = [record["frame"] for record in result.of("frame")]
+    assert sorted({d["frame"] for d in result.of("detection2d")}, key=int) == frames[::4]
+
+
+def test_propagate_none_gives_fresh_ids_on_keyframes_only(run, scans):
+    result = oracle(run, scans, "--propagate", "none")
+    tracks = [mask["track"] for mask in result.of("mask2d")]
+    assert len(set(tracks)) == len(tracks) and not result.of("detection2d")
+
+
+def test_stride_and_limit_and_shard(run, scans):
+    assert len(oracle(run, scans, "--stride", "4").of("frame")) == 4
+    assert len(run("track2d", scans, *ORACLE, "--limit", "1").of("scene")) == 1
+    parts = [run("track2d", scans, *ORACLE, "--shard", f"{i}/2").of("scene")[0]["scene"] for i in (1, 2)]
+    assert parts == ["room0", "room1"]
+    assert run("track2d", scans, "--shard", "3/2").code == 2
+
+
+def test_regions_are_the_default(run, scans):
+    result = run("track2d", scans / "room0", "--stride", "8")
+    assert result.code == 0 and result.of("mask2d")
+    assert "masks" not in result.of("program")[0].get("config", {})
+
+
+def test_mask_files_of_another_tool(run, scans):
+    result = run("track2d", scans / "room0", "--masks", "files", "--prompts", scans / "room0/instance")
+    assert result.code == 0, result.err
+    assert result.of("mask2d")
+    assert result.of("program")[0]["weights"]["prompts"].startswith("sha256:")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--masks", "sam"], "needs --sam-weights"),
+        (["--masks", "files"], "needs --prompts"),
+        (["--propagate", "sam2"], "needs --sam2-weights"),
+        (["--sam-weights", "x.pth"], "no use"),
+        (["-D", "tau_iuo=0.4"], "did you mean tau_iou"),
+        (["-D", "tau_iou=high"], "expected float"),
+        (["--stirde", "2"], "--stride"),
+        (["--masks", "regoins"], "regions"),
+    ],
+)
+def test_wrong_command_lines_exit_2_and_say_what_to_do(run, scans, arguments, message):
+    if arguments[-1] == "x.pth":
+        Path("x.pth").unlink(missing_ok=True)
+    result = run("track2d", scans, *arguments)
+    assert result.code == 2 and message in result.err and result.out == ""
+
+
+def test_max_depth_and_depth_scale_reach_the_frames(run, scans):
+    near = oracle(run, scans, "--max-depth", "0.5", "--propagate", "reproject")
+    assert len(near.of("mask2d")) < len(oracle(run, scans).of("mask2d"))
+    assert oracle(run, scans, "--depth-scale", "0.002").of("frame")[0]["depth_scale"] == 0.002
+
+
+def test_a_bad_pose_fails_its_scene_alone_or_is_skipped(run, scans, tmp_path):
+    shutil.copytree(scans, tmp_path / "scans")
+    (tmp_path / "scans/room0/pose/3.txt").write_text("1 0 0 0\n0 1 0\n")
+    result = run("track2d", tmp_path / "scans", *ORACLE)
+    assert result.code == 3
+    ends = {end["scene"]: end["ok"] for end in result.of("scene_end")}
+    assert ends == {"room0": False, "room1": True}
+    (error,) = result.of("error")
+    assert error["file"].endswith("pose/3.txt") and error["line"] == 2 and "room0" in result.err
+    assert not [mask for mask in result.of("mask2d") if mask["scene"] == "room0"]
+    result = run("track2d", tmp_path / "scans", *ORACLE, "--skip-bad-poses")
+    assert result.code == 0 and len(result.of("frame")) == 31 and "skipped" in result.err
+    assert run("track2d", tmp_path / "scans", *ORACLE, "--fail-fast").code == 4
+
+
+def test_out_folder_resumes_and_refuses_other_settings(run, scans, tmp_path):
+    out = tmp_path / "tracks"
+    assert run("track2d", scans, *ORACLE, "--out", out).code == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert {path.name for path in before} == {"run.json", "room0.ndjson", "room1.ndjson"}
+    again = run("track2d", scans, *ORACLE, "--out", out)
+    assert again.code == 0 and "2 skipped" in again.err
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    other = run("track2d", scans, *ORACLE, "--out", out, "--stride", "2")
+    assert other.code == 2 and "stride" in other.err
+    assert run("track2d", scans, *ORACLE, "--out", out, "--stride", "2", "--force").code == 0
+    listing = run("track2d", scans, *ORACLE, "--out", out, "--stride", "2", "--dry-run")
+    assert [line.split("\t")[2] for line in listing.out.splitlines()] == ["skip", "skip"]
+
+
+def test_skip_done_looks_at_the_last_stage(run, scans, tmp_path):
+    stream = run("track2d", scans / "room0", *ORACLE).out
+    assert run("lift3d", "--out", tmp_path / "labels", stdin=stream).code == 0
+    rest = run("track2d", scans, *ORACLE, "--skip-done", tmp_path / "labels")
+    assert [scene["scene"] for scene in rest.of("scene")] == ["room1"]
+
+
+def test_config_file_environment_and_flags_in_that_order(run, scans, tmp_path, monkeypatch):
+    config = tmp_path / "c.toml"
+    config.write_text('stride = 8\ntau_new = 0.25\nmasks = "oracle"\n')
+    room = scans / "room0"
+    assert len(run("track2d", room, "--config", config).of("frame")) == 2
+    monkeypatch.setenv("PC3D_TRACK2D_STRIDE", "4")
+    assert len(run("track2d", room, "--config", config).of("frame")) == 4
+    assert len(run("track2d", room, "--config", config, "--stride", "16").of("frame")) == 1
+    printed = run("track2d", "--config", config, "--print-config").out
+    assert "tau_new = 0.25" in printed and "stride = 4" in printed
+    config.write_text("tau_nwe = 0.25\n")
+    result = run("track2d", room, "--config", config)
+    assert result.code == 2 and "tau_new" in result.err
+
+
+def test_a_stream_of_frames_is_a_scan(run, scans):
+    first = oracle(run, scans)
+    frames = "".join(
+        json.dumps(record) + "\n" for record in first.records if record["type"] not in ("mask2d", "detection2d")
+    )
+    again = run("track2d", "-", *ORACLE, stdin=frames)
+    assert again.code == 0, again.err
+    assert again.of("mask2d") == first.of("mask2d")
+    assert again.of("program")[-1]["parents"] == [first.of("program")[0]["id"]]
+
+
+def test_provenance_can_be_left_out(run, scans):
+    result = oracle(run, scans, "--no-provenance")
+    assert not result.of("program") and "program" not in result.of("scene")[0]
+
+
+def test_seed_changes_the_oracle_and_is_recorded(run, scans):
+    noisy = ("--masks", "oracle", "-D", "p_whole=0.5")
+    one = run("track2d", scans / "room0", *noisy, "--seed", "1")
+    two = run("track2d", scans / "room0", *noisy, "--seed", "2")
+    assert one.of("detection2d") != two.of("detection2d")
+    assert one.of("program")[0]["id"] != two.of("program")[0]["id"]
+
+
+def test_nothing_found_names_what_was_tried(run, tmp_path):
+    result = run("track2d", tmp_path)
+    assert result.code == 4 and "pose" in result.err

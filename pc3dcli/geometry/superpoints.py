@@ -12,8 +12,6 @@ numbered by their first vertex; a cloud without faces uses an 8-nearest-neighbou
 from __future__ import annotations
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 MESH_K = 0.01  # spec section 8
@@ -21,7 +19,9 @@ MIN_SIZE = 20  # vertices, spec section 8
 NEIGHBORS = 8  # spec section 8, clouds
 
 
-def mesh_superpoints(vertices: np.ndarray, faces: np.ndarray, k: float = MESH_K, min_size: int = MIN_SIZE) -> np.ndarray:
+def mesh_superpoints(
+    vertices: np.ndarray, faces: np.ndarray, k: float = MESH_K, min_size: int = MIN_SIZE
+) -> np.ndarray:
     """Partition the vertices of a triangle mesh.
 
     vertices  (N, 3) float, metres
@@ -152,10 +152,13 @@ def _join_by_threshold(parent, size, a, b, weights, k) -> None:
 def _join_chunk(parent, size, threshold, edges, k) -> None:
     """Run the sequential rule over a few edges between roots, on compact lists; leaves those roots at depth one."""
     a, b, weights = edges
-    roots, local = np.unique(np.concatenate([a, b]), return_inverse=True)
+    roots, local = _compact(len(parent), a, b)
     up, count, limit = list(range(len(roots))), size[roots].tolist(), threshold[roots].tolist()
-    for x, y, w in zip(local[: len(a)].tolist(), local[len(a) :].tolist(), weights.tolist(), strict=True):
-        x, y = _find(up, x), _find(up, y)
+    for x, y, w in zip(local[a].tolist(), local[b].tolist(), weights.tolist(), strict=True):
+        while up[x] != x:  # find, written out: two calls an edge would double the cost
+            up[x] = x = up[up[x]]  # path halving; assigned from left to right
+        while up[y] != y:
+            up[y] = y = up[up[y]]
         if x != y and w <= limit[x] and w <= limit[y]:
             if count[x] < count[y]:
                 x, y = y, x
@@ -163,20 +166,29 @@ def _join_chunk(parent, size, threshold, edges, k) -> None:
             count[x] += count[y]
             limit[x] = w + k / count[x]
     size[roots], threshold[roots] = count, limit
-    parent[roots] = roots[_roots(np.array(up))]
+    parent[roots] = roots[_roots(np.array(up, np.int64))]
 
 
 def _join_small(parent, size, a, b, min_size) -> None:
-    """Join components below `min_size` along sorted edges between roots, in place."""
-    for x, y in zip(a.tolist(), b.tolist(), strict=True):
-        x, y = _find(parent, x), _find(parent, y)
-        if x != y and (size[x] < min_size or size[y] < min_size):
-            parent[y] = x
-            size[x] += size[y]
+    """Join components below `min_size` along sorted edges between roots, updating `parent` in place."""
+    roots, local = _compact(len(parent), a, b)
+    up, count = list(range(len(roots))), size[roots].tolist()
+    for x, y in zip(local[a].tolist(), local[b].tolist(), strict=True):
+        while up[x] != x:
+            up[x] = x = up[up[x]]
+        while up[y] != y:
+            up[y] = y = up[up[y]]
+        if x != y and (count[x] < min_size or count[y] < min_size):
+            up[y] = x
+            count[x] += count[y]
+    parent[roots] = roots[_roots(np.array(up, np.int64))]
 
 
-def _find(parent, x: int) -> int:
-    while parent[x] != x:
-        parent[x] = parent[parent[x]]  # path halving
-        x = parent[x]
-    return x
+def _compact(num_vertices, a, b) -> tuple[np.ndarray, np.ndarray]:
+    """Return the vertices that occur in a or b, ascending, and a table from vertex to its place among them."""
+    occurs = np.zeros(num_vertices, bool)
+    occurs[a] = occurs[b] = True
+    roots = np.flatnonzero(occurs)
+    local = np.zeros(num_vertices, np.int64)
+    local[roots] = np.arange(len(roots))
+    return roots, local

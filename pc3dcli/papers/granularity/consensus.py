@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Instances by consensus of all views, ours: which pieces of the scene do most views see as one thing?
+
+A tracking policy keeps the granularity of an object's first sighting, and a merge by overlap joins whatever one bad
+mask joins.  Here every view is a witness: voxels that views keep in one mask form fragments, and fragments are joined,
+surest first, while of the views that see both a sufficient share holds them in a single mask.  The share of views is the
+idea of MaskClustering (Yan, Zhang, Zhu, Wang, CVPR 2024), which clusters whole masks; tracks enter as further witnesses.
+
+*Departures* from MaskClustering: nodes are fragments, not masks, so a mask that covers two objects is outvoted instead
+of having to be detected and removed; rates are averaged over joined groups; a lower rate suffices between groups that
+touch, because a network that sees parts half of the time must not leave an object in parts.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+
+from pc3dcli.geometry.superpoints import felzenszwalb
+from pc3dcli.geometry.voxels import voxel_offset
+from pc3dcli.papers.granularity.clean import split_components
+from pc3dcli.papers.granularity.instances import Instance, saturate
+
+
+def consensus_instances(votes, points, config, evidence) -> list[Instance]:
+    """Make instances of all views.
+
+    votes     PointVotes; evidence  ViewEvidence of single frames, possibly without views
+    points    (N, 3) float, metres
+    config    LiftConfig
+    returns   instances, no point in two of them
+    """
+    tracks = _unit_tracks(votes, evidence)
+    pairs = adjacent_units(evidence.keys)
+    covered = _covered(votes, evidence, tracks, config)
+    fragment = _fragments(evidence, tracks, pairs, covered, config)
+    if fragment.max(initial=-1) < 0:
+        return []
+    group = _join_fragments(evidence, tracks, pairs, fragment, config)
+    label = np.where(fragment >= 0, group[fragment], -1)  # (U,) instance of each unit
+    return _instances(votes, points, evidence, tracks, label, config)
+
+
+def adjacent_units(keys: np.ndarray) -> np.ndarray:
+    """Return the (E, 2) int64 pairs of voxels, as positions in sorted `keys`, that share a face, edge or corner."""
+    steps = [(dx, dy, dz) for dx in (-1, 0, 1) for dy in (-1, 0, 1) for dz in (-1, 0, 1)]
+    pairs = []
+    for step in steps[14:]:  # the 13 after (0, 0, 0): each pair once
+        target = keys + voxel_offset(*step)
+        place = np.minimum(np.searchsorted(keys, target), len(keys) - 1)
+        first = np.flatnonzero(keys[place] == target)
+        pairs.append(np.stack([first, place[first]], axis=1))
+    return np.concatenate(pairs)
+
+
+def _unit_tracks(votes, evidence) -> sparse.csr_matrix:
+    """Return the (U, T) votes of tracks on units; columns follow votes.views()."""
+    point, track, count = votes.pairs()
+    column = np.searchsorted(np.array(list(votes.views()), np.int64), track)
+    shape = (len(evidence.keys), len(votes.views()))
+    return sparse.coo_matrix((count.astype(np.float64), (evidence.unit[point], column)), shape).tocsr()
+
+
+def _fragments(evidence, tracks, pairs, covered, config) -> np.ndarray:
+    """Partition the units that masks cover; (U,) int64 fragment, -1 where no mask is."""
+    together, apart = _pair_views(evidence, pairs)
+    share = _row_shares(tracks)
+    agree = _row_overlap(share[pairs[:, 0]], share[pairs[:, 1]])
+    has_tracks = np.diff(share.indptr) > 0
+    weight = np.where(has_tracks[pairs].all(axis=1), config.track_weight, 0.0)
+    affinity = (together + weight * agree) / np.maximum(together + apart + weight, 1e-9)
+    inside = covered[pairs].all(axis=1)
+    fragment = felzenszwalb(
+        len(covered), pairs[inside], 1 - affinity[inside], config.fragment_scale, config.fragment_size
+    )
+    fragment[~covered] = -1
+    _, renumbered = np.unique(np.r_[-1, fragment], return_inverse=True)
+    return renumbered.reshape(-1)[1:] - 1
+
+
+def _pair_views(evidence, pairs) -> tuple[np.ndarray, np.ndarray]:
+    """Count for each pair of units the views that see both: (E,) in one mask together, (E,) with only one or in two."""
+    together, apart = np.zeros(len(pairs), np.float32), np.zeros(len(pairs), np.float32)
+    for view in evidence.views:
+        words = (len(view.masks) + 63) // 64
+        bits = np.zeros((len(evidence.keys), words), np.uint64)
+        for k, mask in enumerate(view.masks):
+            bits[view.unit[mask], k // 64] |= np.uint64(1 << (k % 64))
+        is_seen = np.zeros(len(evidence.keys), bool)
+        is_seen[view.unit] = True
+        both = np.flatnonzero(is_seen[pairs[:, 0]] & is_seen[pairs[:, 1]])
+        a, b = bits[pairs[both, 0]], bits[pairs[both, 1]]
+        share_mask = ((a & b) != 0).any(axis=1)
+        together[both] += share_mask
+        apart[both] += ~share_mask & ((a | b) != 0).any(axis=1)
+    return together, apart
+
+
+def _covered(votes, evidence, tracks, config) -> np.ndarray:
+    """Return (U,) whether enough of the frames that see a unit have a mask there."""
+    seen, inside = np.zeros(len(evidence.keys)), np.zeros(len(evidence.keys))
+    for view in evidence.views:
+        seen[view.unit] += 1
+        if view.masks:
+            inside[view.unit[np.unique(np.concatenate(view.masks))]] += 1
+    by_views = (inside > 0) & (inside >= config.min_seen_share * seen)
+    voted = np.asarray(tracks.sum(axis=1)).reshape(-1)
+    point_seen = np.bincount(evidence.unit, votes.seen, len(evidence.keys))
+    return by_views | ((voted > 0) & (voted >= config.min_seen_share * point_seen))
+
+
+def _row_shares(matrix) -> sparse.csr_matrix:
+    total = np.asarray(matrix.sum(axis=1)).reshape(-1)
+    return sparse.diags(1 / np.maximum(total, 1e-9)) @ matrix
+
+
+def _row_overlap(a, b) -> np.ndarray:
+    """Return the histogram intersection of the rows of two sparse matrices."""
+    return np.asarray(a.minimum(b).sum(axis=1)).reshape(-1)
+
+
+def _join_fragments(evidence, tracks, pairs, fragment, config) -> np.ndarray:
+    """Return the group of each fragment, (F,) int64, numbered from 0."""
+    count = int(fragment.max()) + 1
+    together, seen = _track_witness(tracks, fragment, count, config.track_weight)
+    for view in evidence.views:
+        _add_view(view, fragment, together, seen)
+    inside = (fragment[pairs] >= 0).all(axis=1)
+    touch = np.zeros((count, count), bool)
+    a, b = fragment[pairs[inside]].T
+    touch[a, b] = touch[b, a] = True
+    return join_groups(together, seen, touch, config.same_object, config.same_object_apart)
+
+
+def _track_witness(tracks, fragment, count, weight) -> tuple[np.ndarray, np.ndarray]:
+    """Start the witness matrices with what tracks say: (F, F) float32 pairs of units together, pairs of units seen."""
+    inside = np.flatnonzero(fragment >= 0)
+    select = sparse.csr_matrix((np.ones(len(inside)), (fragment[inside], inside)), (count, len(fragment)))
+    share = _row_shares(select @ tracks).tocsr()  # (F, T)
+    size = np.bincount(fragment[inside], minlength=count).astype(np.float64)
+    size[np.diff(share.indptr) == 0] = 0  # fragments without votes say nothing
+    together = np.zeros((count, count), np.float32)
+    for column in share.tocsc().T:
+        # overlap of the track shares, one track at a time: (F, F) dense minimum without a (F, F, T) array
+        rows, values = column.indices, column.data
+        together[np.ix_(rows, rows)] += np.minimum(values[:, None], values).astype(np.float32)
+    pair_size = (weight * size[:, None] * size).astype(np.float32)
+    return together * pair_size, pair_size
+
+
+def _add_view(view, fragment, together, seen) -> None:
+    """Add one view's witness: for fragments f, g that it sees, n_f n_g pairs of units, together or not; in place."""
+    owner = fragment[view.unit]
+    size = np.bincount(fragment[fragment >= 0], minlength=len(seen))
+    visible = np.bincount(owner[owner >= 0], minlength=len(seen))
+    rows = np.flatnonzero((visible > 0) & (visible >= 0.25 * size))
+    members = np.zeros((len(rows), len(view.masks)), np.float32)
+    for k, mask in enumerate(view.masks):
+        hit = owner[mask]
+        members[:, k] = np.bincount(hit[hit >= 0], minlength=len(seen))[rows]
+    is_member = (members > 0.5 * visible[rows, None]).astype(np.float32)
+    is_any = is_member.any(axis=1)
+    weight = (size[rows, None] * size[rows]).astype(np.float32)
+    together[np.ix_(rows, rows)] += weight * (is_member @ is_member.T > 0)
+    seen[np.ix_(rows, rows)] += weight * (is_any[:, None] | is_any)
+
+
+def join_groups(
+    together: np.ndarray, seen: np.ndarray, touch: np.ndarray, same_object: float, same_object_apart: float
+) -> np.ndarray:
+    """Join groups by average linkage, surest first.
+
+    together, seen     (F, F) float32, symmetric, witnesses for a pair and witnesses of a pair; overwritten
+    touch              (F, F) bool, symmetric; overwritten
+    same_object        least together / seen of groups that touch; same_object_apart  of others
+    returns            (F,) int64 group, numbered from 0 by lowest member
+    """
+    count = len(seen)
+    group = np.arange(count)
+    surplus = _surplus(together, seen, touch, same_object, same_object_apart)
+    np.fill_diagonal(surplus, -np.inf)
+    best = surplus.argmax(axis=1)
+    value = surplus[np.arange(count), best]
+    while count and value.max() >= 0:
+        a = int(value.argmax())
+        a, b = sorted((a, int(best[a])))
+        group[group == b] = a
+        for matrix in (together, seen):
+            matrix[a] += matrix[b]
+            matrix[:, a] = matrix[a]
+        touch[a] |= touch[b]
+        touch[:, a] = touch[a]
+        row = _surplus(together[a], seen[a], touch[a], same_object, same_object_apart)
+        row[np.isneginf(surplus[a])] = -np.inf  # itself and those already joined
+        row[b] = -np.inf
+        surplus[b] = surplus[:, b] = -np.inf
+        surplus[a] = surplus[:, a] = row
+        value[b] = -np.inf
+        stale = np.flatnonzero((best == a) | (best == b) | (np.arange(count) == a) | (row > value))
+        best[stale] = surplus[stale].argmax(axis=1)
+        value[stale] = surplus[stale, best[stale]]
+    return np.unique(group, return_inverse=True)[1].reshape(-1)
+
+
+def _surplus(together, seen, touch, same_object, same_object_apart) -> np.ndarray:
+    """Return by how much the share of witnesses exceeds what is needed, -1 where nothing saw a pair."""
+    rate = together / np.maximum(seen, np.float32(1e-9))
+    needed = np.where(touch, np.float32(same_object), np.float32(same_object_apart))
+    return np.where(seen > 0, rate - needed, np.float32(-1))
+
+
+def _instances(votes, points, evidence, tracks, label, config) -> list[Instance]:
+    point_label = label[evidence.unit]
+    share = _label_shares(tracks, label)
+    track_ids, track_views = list(votes.views()), np.array(list(votes.views().values()), np.int64)
+    instances = []
+    for k in range(label.max(initial=-1) + 1):
+        index = np.flatnonzero(point_label == k)
+        parts = split_components(
+            points[index],
+            eps=config.cluster_eps,
+            min_neighbors=config.cluster_min_neighbors,
+            min_points=config.min_points,
+            min_share=2.0,  # never cut: views have decided what belongs together
+        )
+        mine = np.flatnonzero(share[k] > 0.5)
+        fit, view_count = _view_fit(evidence, label == k)
+        views = max(view_count, int(track_views[mine].max(initial=0)))
+        if parts and views >= config.min_views:
+            tracks_of = tuple(track_ids[j] for j in mine)
+            instances.append(Instance(index[parts[0]], fit * saturate(views), views, tracks_of))
+    return instances
+
+
+def _label_shares(tracks, label) -> np.ndarray:
+    """Return (K, T) the share of each track's votes that lies in each instance."""
+    inside = np.flatnonzero(label >= 0)
+    select = sparse.csr_matrix((np.ones(len(inside)), (label[inside], inside)), (label.max(initial=-1) + 1, len(label)))
+    return (select @ tracks).toarray() / np.maximum(np.asarray(tracks.sum(axis=0)), 1e-9)
+
+
+def _view_fit(evidence, is_member) -> tuple[float, int]:
+    """Return the mean over views, by visible units, of the best IoU of any mask with the visible part; and the views."""
+    fits, weights = [], []
+    for view in evidence.views:
+        inside = is_member[view.unit]
+        visible = int(inside.sum())
+        if not visible:
+            continue
+        best = 0.0
+        for mask in view.masks:
+            shared = int(inside[mask].sum())
+            best = max(best, shared / (visible + len(mask) - shared))
+        fits.append(best)
+        weights.append(visible)
+    views = sum(fit > 0.25 for fit in fits)
+    return (float(np.average(fits, weights=weights)) if fits else 0.0), views

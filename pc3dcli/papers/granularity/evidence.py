@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What single views say about objects: which voxels of the scene each frame sees and which masks hold them.
+
+The incidence of voxels and masks over all views is the mask graph of MaskClustering (Yan, Zhang, Zhu, Wang: "MaskClustering:
+View Consensus based Mask Graph Clustering", CVPR 2024) before any clustering; consensus.py reads it.  *Departure*,
+ours: voxels instead of points, and at most `max_views` views, so that memory does not depend on the number of frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pc3dcli.geometry.voxels import voxel_groups
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One frame on voxels ("units").
+
+    unit     (n,) int32, ascending, units that the frame sees
+    weight   (n,) int32, points by which it sees each
+    masks    per mask the ascending positions in `unit` of its members: more than half of a unit's points are inside
+    """
+
+    unit: np.ndarray
+    weight: np.ndarray
+    masks: list[np.ndarray]
+
+
+class ViewEvidence:
+    """Masks of single frames, which may overlap, on a voxel grid over the scene."""
+
+    def __init__(self, points: np.ndarray, voxel: float = 0.05, max_views: int = 192):
+        """points  (N, 3) float, metres; voxel  metres; max_views  views kept, every second one is dropped beyond."""
+        self.keys, self.unit, self.size = voxel_groups(points, voxel)
+        self.unit = self.unit.astype(np.int32)  # (N,) unit of each point
+        self.views: list[View] = []
+        self._max_views, self._stride, self._num_offered = max_views, 1, 0
+
+    def add_view(self, point: np.ndarray, pixel: np.ndarray, masks: list[np.ndarray]) -> None:
+        """Add the masks of one frame.
+
+        point, pixel  (M,) int, visible points and the flat pixels that see them
+        masks         (H, W) bool each, may overlap
+        """
+        self._num_offered += 1
+        if (self._num_offered - 1) % self._stride:
+            return
+        seen = np.bincount(self.unit[point], minlength=len(self.keys))
+        unit = np.flatnonzero(seen).astype(np.int32)
+        row = self.unit[point]
+        members = []
+        for mask in masks:
+            inside = np.bincount(row[mask.reshape(-1)[pixel]], minlength=len(self.keys))[unit]
+            members.append(np.flatnonzero(2 * inside > seen[unit]).astype(np.int32))
+        self.views.append(View(unit, seen[unit].astype(np.int32), [m for m in members if len(m)]))
+        if len(self.views) > self._max_views:
+            self.views, self._stride = self.views[::2], 2 * self._stride

@@ -7,6 +7,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pc3dcli.commands import options
+from pc3dcli.commands.options import advanced
 
 if TYPE_CHECKING:
     from pc3dcli.commands.progress import ProgressReporter
@@ -57,6 +59,12 @@ def view(
         int, typer.Option("--max-points", min=1, max=2_000_000, metavar="N", help="Of a larger cloud show N points.")
     ] = 500_000,
     dry_run: options.DryRun = False,
+    depth_scale: Annotated[
+        float | None, advanced("--depth-scale", metavar="M", help="Metres per stored depth unit, if no file says it.")
+    ] = None,
+    skip_bad_poses: Annotated[
+        bool, advanced("--skip-bad-poses", help="Skip frames whose pose file is malformed.")
+    ] = False,
     dataset: options.Dataset = "auto",
     force: options.Force = False,
     limit: options.Limit = None,
@@ -153,7 +161,8 @@ def _jobs(ctx: typer.Context, settings: Settings, summary: Summary) -> Iterator[
     refs = found_scenes([name for name in names if not is_stream(name)], params["dataset"])
     seen = {ref.scene for ref in refs}
     for ref in sharded(refs, params["shard"]):
-        yield _Job(ref.scene, lambda ref=ref: content_of_scan(ref.open()))
+        opened = partial(ref.open, depth_scale=params["depth_scale"], skip_bad_poses=params["skip_bad_poses"])
+        yield _Job(ref.scene, lambda opened=opened: content_of_scan(opened()))
     streams = _stream_jobs([name for name in names if is_stream(name)], params, settings, summary)
     for job in sharded(streams, params["shard"]):
         if job.scene in seen:
@@ -235,7 +244,7 @@ def _is_done(mark: Path, made: dict) -> bool:
 
 
 def _write_files(content: SceneContent, settings: Settings) -> None:
-    from pc3dcli.commands.view_pictures import cloud_pictures, frame_sheet, scene_page
+    from pc3dcli.commands.view_pictures import cloud_pictures, frame_sheet, scene_page, scene_views
     from pc3dcli.commands.view_scene import shown_cloud
     from pc3dcli.errors import InputError
     from pc3dcli.formats.overlay import png_bytes
@@ -252,11 +261,12 @@ def _write_files(content: SceneContent, settings: Settings) -> None:
     if cloud is None:
         return
     radius = splat_radii(cloud.xyz)
+    views = scene_views(cloud, content, settings.size)
     if "png" in settings.formats:
-        for name, picture in cloud_pictures(cloud, content, settings.size, radius):
+        for name, picture in cloud_pictures(cloud, views, radius):
             _write(folder / f"{name}.png", png_bytes(picture))
     if "html" in settings.formats:
-        _write(settings.out / f"{scene}.html", scene_page(cloud, content, radius).encode())
+        _write(settings.out / f"{scene}.html", scene_page(cloud, content, views, radius).encode())
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -18,17 +18,26 @@ from pc3dcli.geometry import colors, render, viewpoints
 RAMP_STEPS = 32
 
 
+def scene_views(cloud: ShownCloud, content: SceneContent, size: tuple[int, int]) -> list[render.Viewpoint]:
+    """Return the standard views and that of the camera in the middle of the video, size (H, W)."""
+    views = viewpoints.choose_viewpoints(cloud.xyz, size, _level_from_world(cloud, content), cloud.normal)
+    frames = usable_frames(content)
+    if frames:
+        frame = frames[len(frames) // 2]
+        views.append(viewpoints.camera_viewpoint("camera", frame.K, frame.world_from_cam, frame.size, size))
+    return views
+
+
 def cloud_pictures(
-    cloud: ShownCloud, content: SceneContent, size: tuple[int, int], radius: np.ndarray
+    cloud: ShownCloud, views: list[render.Viewpoint], radius: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (name, (H, W, 3) uint8 RGB) of every view in recorded and in instance colours, and an overview.
 
-    size    (H, W) of each picture
     radius  (N,) float, metres, of the points' discs
     """
     top = _top_instance(cloud)
     overviews = {}
-    for view in _views(cloud, content, size):
+    for view in views:
         visible = render.visible_points(cloud.xyz, radius, view)
         shade = render.edge_shading(visible.depth)
         if cloud.rgb is not None:
@@ -38,7 +47,8 @@ def cloud_pictures(
             overviews[view.name] = _instance_picture(cloud, top, visible, shade)
             yield f"{view.name}_instances", overviews[view.name]
     if overviews:
-        yield "overview", overlay.contact_sheet(list(overviews.values()), list(overviews), columns=3)
+        columns = 3 if len(overviews) <= 6 else 4
+        yield "overview", overlay.contact_sheet(list(overviews.values()), list(overviews), columns=columns)
 
 
 def frame_sheet(content: SceneContent, num_frames: int) -> np.ndarray | None:
@@ -63,9 +73,9 @@ def frame_sheet(content: SceneContent, num_frames: int) -> np.ndarray | None:
     return overlay.contact_sheet(pictures, captions)
 
 
-def scene_page(cloud: ShownCloud, content: SceneContent, radius: np.ndarray) -> str:
-    """Return the text of the scene's HTML page."""
-    up = content.record.get("up", "z")
+def scene_page(cloud: ShownCloud, content: SceneContent, views: list[render.Viewpoint], radius: np.ndarray) -> str:
+    """Return the text of the scene's HTML page; it starts at the best of the views."""
+    level_from_world = _level_from_world(cloud, content)
     instances = [
         web_page.PageInstance(
             instance=one.instance,
@@ -82,30 +92,20 @@ def scene_page(cloud: ShownCloud, content: SceneContent, radius: np.ndarray) -> 
         title=content.record["scene"],
         xyz=cloud.xyz,
         rgb=cloud.rgb,
-        level_from_world=_upright(up),
+        level_from_world=level_from_world,
         radius=radius,
+        normal=cloud.normal,
+        heading=viewpoints.best_heading(views, level_from_world),
         num_points=cloud.num_points,
-        cut_height=viewpoints.open_height(cloud.xyz, up),
+        cut_height=viewpoints.open_height(cloud.xyz, level_from_world),
     )
     ramp = colors.score_colors(np.linspace(0, 1, RAMP_STEPS))
     return web_page.build_page(page, instances, none_color=colors.NONE_COLOR, ramp=ramp)
 
 
-def _views(cloud: ShownCloud, content: SceneContent, size: tuple[int, int]) -> list[render.Viewpoint]:
-    """Return the standard views and that of the camera in the middle of the video."""
-    up = content.record.get("up", "z")
-    _upright(up)
-    views = viewpoints.choose_viewpoints(cloud.xyz, size, up)
-    frames = usable_frames(content)
-    if frames:
-        frame = frames[len(frames) // 2]
-        views.append(viewpoints.camera_viewpoint("camera", frame.K, frame.world_from_cam, frame.size, size))
-    return views
-
-
-def _upright(up: object) -> np.ndarray:
+def _level_from_world(cloud: ShownCloud, content: SceneContent) -> np.ndarray:
     try:
-        return viewpoints.upright(str(up))
+        return viewpoints.level_rotation(str(content.record.get("up", "z")), cloud.normal)
     except ValueError as error:
         raise FormatError(f"in the scene record: {error}") from None
 

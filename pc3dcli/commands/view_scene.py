@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pc3dcli.datasets.scene import Frame, Scene
+    from pc3dcli.formats.cloud import Cloud
     from pc3dcli.stream.reader import Line
 
 FUSED_FRAMES = 80  # at most, evenly spaced; ours
@@ -38,10 +39,16 @@ class ShownInstance:
 
 @dataclass(frozen=True)
 class ShownCloud:
-    """Points to be drawn: xyz (N, 3) float, rgb (N, 3) uint8 or None, N at most what was asked for."""
+    """Points to be drawn, N at most what was asked for.
+
+    xyz         (N, 3) float, metres, finite; rgb (N, 3) uint8 or None
+    normal      (N, 3) float32 towards the scanner, None where that is not known
+    num_points  points of the whole cloud
+    """
 
     xyz: np.ndarray
     rgb: np.ndarray | None
+    normal: np.ndarray | None
     num_points: int
     instances: tuple[ShownInstance, ...] = ()
 
@@ -145,13 +152,13 @@ def shown_cloud(content: SceneContent, max_points: int) -> ShownCloud | None:
     """
     import numpy as np
 
-    found = _read_points(content)
-    if found is None and content.instances:
+    cloud = _read_points(content)
+    if cloud is None and content.instances:
         raise InputError(f"scene {content.record['scene']} has instances, but its points were not found")
-    found = found or _fused(content)
-    if found is None:
+    cloud = cloud or _fused(content)
+    if cloud is None:
         return None
-    xyz, rgb, ids = found
+    xyz = cloud.xyz
     chosen = np.flatnonzero(np.isfinite(xyz).all(1))
     if len(chosen) == 0:
         raise FormatError(f"scene {content.record['scene']} has no point with finite coordinates")
@@ -159,13 +166,29 @@ def shown_cloud(content: SceneContent, max_points: int) -> ShownCloud | None:
         rng = np.random.default_rng(0)
         chosen = np.sort(rng.choice(chosen, max_points, replace=False))
     instances = _decoded(content.instances, len(xyz), chosen)
-    if ids is not None and not content.instances:
-        instances = _numbered(ids, chosen)
-    return ShownCloud(xyz[chosen], None if rgb is None else rgb[chosen], len(xyz), tuple(instances))
+    if "instance_id" in cloud.extra and not content.instances:
+        instances = _numbered(cloud.extra["instance_id"], chosen)
+    rgb = None if cloud.rgb is None else cloud.rgb[chosen]
+    return ShownCloud(xyz[chosen], rgb, _scanner_normals(cloud, chosen), len(xyz), tuple(instances))
 
 
-def _read_points(content: SceneContent):
-    """Return xyz, rgb, instance ids of the scene's cloud, None where it names none."""
+def _scanner_normals(cloud: Cloud, chosen: np.ndarray) -> np.ndarray | None:
+    """Return the normals of the points `chosen` where they, or the faces of a mesh, say which side was scanned."""
+    import numpy as np
+
+    from pc3dcli.geometry.viewpoints import faces_inwards, mesh_normals
+
+    normal = cloud.normal
+    if normal is None and cloud.faces is not None and len(cloud.faces):
+        normal = mesh_normals(cloud.xyz, cloud.faces)
+    if normal is None:
+        return None
+    normal = np.nan_to_num(normal[chosen]).astype(np.float32)
+    return normal if faces_inwards(cloud.xyz[chosen], normal) else None
+
+
+def _read_points(content: SceneContent) -> Cloud | None:
+    """Return the scene's cloud, None where it names none."""
     from pc3dcli.formats.cloud import read_cloud, xyz_sha256
     from pc3dcli.formats.paths import resolve_inside
 
@@ -180,19 +203,21 @@ def _read_points(content: SceneContent):
     expected = record.get("xyz_sha256")
     if expected is not None and xyz_sha256(cloud.xyz) != expected:
         raise FormatError("the points are not those that the records were made for (xyz_sha256 differs)", file=path)
-    return cloud.xyz, cloud.rgb, cloud.extra.get("instance_id")
+    return cloud
 
 
-def _fused(content: SceneContent):
-    """Return xyz and rgb fused from evenly spaced frames, None without depth."""
+def _fused(content: SceneContent) -> Cloud | None:
+    """Return a cloud fused from evenly spaced frames, None without depth."""
+    from pc3dcli.formats.cloud import Cloud
     from pc3dcli.geometry.fusion import fuse_points
 
     frames = [frame for frame in usable_frames(content) if frame.depth is not None]
     if not frames:
         return None
     chosen = [frames[index] for index in spread(len(frames), FUSED_FRAMES)]
-    xyz, rgb, _ = fuse_points(_views(Path(content.record["root"]), chosen), FUSED_VOXEL)
-    return xyz, rgb, None
+    views = _views(Path(content.record["root"]), chosen)
+    # what only one of many frames saw is mostly noise
+    return Cloud(*fuse_points(views, FUSED_VOXEL, min_frames=2 if len(chosen) > 10 else 1))
 
 
 def _views(root: Path, frames: list[Frame]) -> Iterator[tuple]:

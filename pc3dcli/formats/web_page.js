@@ -16,6 +16,7 @@
   const positions = new Uint16Array(unpack("positions").buffer); // (N, 3), parts of `extent` from `low`
   const colors = unpack("colors"); // (N, 3), empty where the cloud has none
   const radii = unpack("radii"); // (N,), parts of `radius`
+  const normals = new Int8Array(unpack("normals").buffer); // (N, 3), towards the scanner; empty where unknown
   const instances = scene.instances;
   const visible = new Uint8Array(instances.length + 1).fill(1); // [0] is "no instance"
   const labels = new Uint16Array(N);
@@ -26,6 +27,7 @@
   let selected = -1; // index into instances
   let pointScale = 1;
   let cut = scene.cut;
+  let hidesBehind = normals.length > 0;
   let isScheduled = false;
 
   // ---- camera: orbits `target`, in level coordinates (z up) relative to the middle of the cloud ----
@@ -35,7 +37,7 @@
 
   function home() {
     const narrow = Math.max(1, canvas.clientHeight / Math.max(1, canvas.clientWidth));
-    return { yaw: -1.05, pitch: 0.75, distance: scene.reach / Math.sin(FIELD / 2) * 0.95 * narrow, target: [...scene.target] };
+    return { yaw: scene.heading, pitch: 0.75, distance: scene.reach / Math.sin(FIELD / 2) * 0.95 * narrow, target: [...scene.target] };
   }
 
   function rotation() { // rows: right, up, back, in level coordinates
@@ -82,12 +84,13 @@
     uniform mat4 uMatrix; uniform float uDiameter; uniform vec2 uRange; uniform int uMode; uniform int uSelected;
     uniform vec4 uHeight; uniform float uCut; uniform sampler2D uPalette; uniform bool uPicking;
     layout(location = 0) in vec3 position; layout(location = 1) in vec3 color; layout(location = 2) in uint label;
-    layout(location = 3) in float radius;
+    layout(location = 3) in float radius; layout(location = 4) in vec3 normal; uniform vec4 uEye; uniform vec3 uExtent;
     flat out vec4 vColor;
     void main() {
       gl_Position = uMatrix * vec4(position, 1.0);
       gl_PointSize = clamp(uDiameter * radius / gl_Position.w, uRange.x, uRange.y);
       int k = int(label);
+      if (uEye.w > 0.0 && dot(normal, normalize(uEye.xyz - position * uExtent)) < -0.1) k = 65535;
       if (k == 65535 || dot(uHeight, vec4(position, 1.0)) > uCut) { gl_Position = vec4(2.0, 2.0, 2.0, 1.0); return; }
       if (uPicking) {
         int id = gl_VertexID + 1;
@@ -133,6 +136,7 @@
   attribute(1, colors.length ? colors : new Uint8Array(3 * N).fill(150), 3, gl.UNSIGNED_BYTE);
   const labelBuffer = attribute(2, labels, 1, gl.UNSIGNED_SHORT, true);
   attribute(3, radii, 1, gl.UNSIGNED_BYTE);
+  if (normals.length) attribute(4, normals, 3, gl.BYTE);
   const nothing = gl.createVertexArray();
   const target = { frame: gl.createFramebuffer(), color: gl.createTexture(), depth: gl.createTexture(), width: 0, height: 0 };
   const palettes = { instances: palette((one) => one.color), score: palette((one) => one.scoreColor) };
@@ -171,6 +175,8 @@
     gl.uniform1i(at.uSelected, selected + 1);
     gl.uniform4fv(at.uHeight, heightRow());
     gl.uniform1f(at.uCut, cut === null ? 1e30 : cut);
+    gl.uniform4f(at.uEye, ...eyePosition(), hidesBehind ? 1 : 0);
+    gl.uniform3fv(at.uExtent, scene.extent);
     gl.uniform1i(at.uPicking, isPicking ? 1 : 0);
     texture(0, palettes[mode === "score" ? "score" : "instances"], at.uPalette);
     gl.bindVertexArray(points);
@@ -180,6 +186,10 @@
   function heightRow() { // level height of a normalised position, relative to the middle of the cloud
     const up = level[2];
     return [...up.map((value, axis) => value * scene.extent[axis]), -dot(up, scene.half)];
+  }
+  function eyePosition() { // of the camera, in world axes from the lowest corner of the cloud
+    const back = rotation()[2], eye = camera.target.map((value, axis) => value + camera.distance * back[axis]);
+    return [0, 1, 2].map((axis) => level[0][axis] * eye[0] + level[1][axis] * eye[1] + level[2][axis] * eye[2] + scene.half[axis]);
   }
   function resize() {
     const ratio = Math.min(devicePixelRatio || 1, 2);
@@ -372,6 +382,7 @@
     cut = share >= 1 ? null : heights[0] + share * (heights[1] - heights[0]);
     draw();
   });
+  element("behind").addEventListener("change", (event) => { hidesBehind = event.target.checked; draw(); });
   element("filter").addEventListener("input", (event) => {
     const wanted = event.target.value.trim().toLowerCase();
     for (const row of element("list").children) row.hidden = !row.querySelector("button").textContent.toLowerCase().includes(wanted);
@@ -452,6 +463,7 @@
   document.querySelector("input[value=score]").parentElement.hidden = !instances.some((one) => one.score !== null);
   element("modes").hidden = document.querySelectorAll("#modes label:not([hidden])").length < 2;
   if (cut !== null) element("cut").value = (cut - heights[0]) / (heights[1] - heights[0]);
+  element("inside").hidden = !normals.length;
   paintRamp();
   buildList();
   if (!colors.length && !instances.length) mode = "instances"; // all grey

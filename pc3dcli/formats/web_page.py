@@ -29,8 +29,10 @@ class PageCloud:
     title             shown as heading
     xyz               (N, 3) float, metres, world frame, finite
     rgb               (N, 3) uint8, or None
+    normal            (N, 3) float that face the scanner, to hide what is seen from behind; None where unknown
     level_from_world  (3, 3) float, rotation that takes the up axis to z
     radius            (N,) float, metres, of the disc drawn for each point
+    heading           angle about up at which the page's camera stands first, from level x
     num_points        points of the whole cloud, of which `xyz` may be a sample; None when it is all
     cut_height        points above this level height (last row of level_from_world @ xyz) start hidden; None shows all
     """
@@ -40,6 +42,8 @@ class PageCloud:
     rgb: np.ndarray | None
     level_from_world: np.ndarray
     radius: np.ndarray
+    normal: np.ndarray | None = None
+    heading: float = -1.0
     num_points: int | None = None
     cut_height: float | None = None
 
@@ -100,6 +104,7 @@ def build_page(
         "@SCENE@": _safe_json(scene),
         "@POSITIONS@": _packed(places),
         "@RADII@": _packed(np.ceil(cloud.radius[order] / cloud.radius.max() * 255).astype(np.uint8)),
+        "@NORMALS@": "" if cloud.normal is None else _packed(np.rint(cloud.normal[order] * 127).astype(np.int8)),
         "@COLORS@": "" if cloud.rgb is None else _packed(np.asarray(cloud.rgb, np.uint8)[order]),
     }
     return _filled(_packaged("web_page.html"), parts)
@@ -124,6 +129,7 @@ def _geometry(cloud: PageCloud, middle: np.ndarray, extent: np.ndarray) -> dict:
         "half": _plain(extent / 2),
         "extent": _plain(extent),
         "level": _plain(cloud.level_from_world),
+        "heading": float(cloud.heading),
         "target": _plain((low + high) / 2),
         "reach": max(float(np.linalg.norm(high - low)) / 2, 1e-3),
         "heights": [floor, max(top, floor + 1e-6)],

@@ -54,7 +54,7 @@ def splat_radii(xyz: np.ndarray, *, neighbors: int = 5, limit: float = 3.0) -> n
 
     xyz        (N, 3) float, metres
     neighbors  the radius is half the distance to the neighbour of this rank, a little enlarged
-    limit      a lone point's disc is at most this many times the median
+    limit      discs are at most this many times the median, and points without neighbours that near get small ones
     returns    (N,) float32, metres
     """
     from scipy.spatial import cKDTree
@@ -69,8 +69,8 @@ def splat_radii(xyz: np.ndarray, *, neighbors: int = 5, limit: float = 3.0) -> n
     typical = float(np.median(tree.query(sample, k=[rank + 1])[0]))
     # the search stops at the limit, which bounds its cost where points are sparse
     reach, _ = tree.query(local, k=[rank + 1], eps=0.3, distance_upper_bound=max(limit * typical, 1e-9))
-    reach = np.where(np.isfinite(reach[:, 0]), reach[:, 0], limit * typical)
-    return np.clip(0.6 * reach, 0.3 * typical, 0.6 * limit * typical).astype(np.float32)
+    reach = np.where(np.isfinite(reach[:, 0]), reach[:, 0], typical)  # strays: large discs would hide what is there
+    return np.clip(0.6 * reach, 0.3 * typical, None).astype(np.float32)
 
 
 def visible_points(xyz: np.ndarray, radius: np.ndarray, view: Viewpoint) -> Visible:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Choose where to look at a scene from: above, the four corners, and from inside.
 
-Rooms are looked into: the ceiling is cut away in the views from outside, and so is the wall between a corner
-camera and the room.  Both are found from the points alone (a crowded layer at the top that spans the plan; tall
-columns with nothing before them); scenes lower or narrower than a room keep all their points.  All numbers here
-are ours.
+Rooms are looked into: the views from outside leave out the ceiling, and the wall between a corner camera and the
+room.  Points with normals that face the scanner are simply left out where they are seen from behind.  Without
+normals both are found from the points alone (a crowded layer at the top that spans the plan; tall columns with
+nothing before them); scenes lower or narrower than a room then keep all their points.  All numbers here are ours.
 """
 
 from __future__ import annotations
@@ -20,20 +20,24 @@ INSIDE_FIELD_DEG = 68.0
 EYE_HEIGHT = 1.55  # metres above the floor
 MIN_ROOM_HEIGHT = 1.9  # metres; lower scenes have neither ceiling nor walls to cut
 MIN_ROOM_WIDTH = 2.0  # metres
+MAX_TILT_DEG = 40.0  # between the given and the true up axis
+MIN_LEVEL_SHARE = 0.05  # of the normals that agree on a level surface, to believe it
 _AXES = {"x": (1, 0, 0), "y": (0, 1, 0), "z": (0, 0, 1)}
 
 
-def choose_viewpoints(xyz: np.ndarray, size: tuple[int, int], up: str = "z") -> list[Viewpoint]:
+def choose_viewpoints(
+    xyz: np.ndarray, size: tuple[int, int], level_from_world: np.ndarray, normal: np.ndarray | None = None
+) -> list[Viewpoint]:
     """Return the standard views of a scene: `top`, `corner1` to `corner4` and, in rooms, `inside`.
 
-    xyz      (N, 3) float, metres, world frame
-    size     (H, W) of the pictures
-    up       the axis that points up: x, y or z, with - before it when it points down
-    returns  viewpoints that show all but the outermost half percent of the points, nearest corner first
+    xyz               (N, 3) float, metres, world frame
+    size              (H, W) of the pictures
+    level_from_world  (3, 3) float, from `upright` or `level_rotation`
+    normal            (N, 3) float that face the scanner, or None
+    returns           viewpoints that show all but the outermost half percent of the points they do not leave out
     """
     if len(xyz) == 0:
         return []
-    level_from_world = upright(up)
     origin = np.asarray(xyz, np.float64).mean(0)
     level = ((xyz - origin) @ level_from_world.T).astype(np.float64)
     turn = _plan_rotation(level[:: max(1, len(level) // 5000), :2])
@@ -46,10 +50,50 @@ def choose_viewpoints(xyz: np.ndarray, size: tuple[int, int], up: str = "z") -> 
         out = np.array([np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))])
         lean = np.radians(ELEVATION_DEG)
         forward = (-out[0] * np.cos(lean), -out[1] * np.cos(lean), -np.sin(lean))
-        hidden = cut | _front_walls(level, ~cut, turn_side=number - 1)
+        if normal is None:
+            hidden = cut | _front_walls(level, ~cut, turn_side=number - 1)
+        else:
+            hidden = cut | seen_from_behind(normal, scene.level_from_world.T @ forward)
         views.append(scene.view(f"corner{number}", forward, (0.0, 0.0, 1.0), FIELD_DEG, hidden))
     inside = _inside(scene, side_cut)
     return views if inside is None else [*views, inside]
+
+
+def seen_from_behind(normal: np.ndarray, forward: np.ndarray) -> np.ndarray:
+    """Return (N,) bool, the points whose normals (N, 3) turn away from a camera that looks along `forward` (3,)."""
+    return normal @ np.asarray(forward, normal.dtype) > 0.1  # a little more than edge-on
+
+
+def faces_inwards(xyz: np.ndarray, normal: np.ndarray) -> bool:
+    """Tell whether most normals face the middle of the cloud, as those of a scanned room do.
+
+    Elsewhere (an object, or normals of unknown sign) leaving out what is seen from behind gains nothing.
+    """
+    sample = slice(None, None, max(1, len(xyz) // 20_000))
+    to_middle = np.median(xyz[sample], axis=0) - xyz[sample]
+    return bool(((to_middle * normal[sample]).sum(1) > 0).mean() > 0.5)
+
+
+def mesh_normals(xyz: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Return (N, 3) float32 unit normals of mesh vertices (N, 3), the area-weighted mean of their faces (F, 3).
+
+    Vertices without a face, or with coordinates that are not finite, get zero.
+    """
+    corner = np.asarray(xyz, np.float64)[faces]  # (F, 3 corners, 3)
+    area = np.nan_to_num(np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]), posinf=0.0, neginf=0.0)
+    index, weight = faces.reshape(-1), np.repeat(area, 3, axis=0)
+    total = np.stack([np.bincount(index, weight[:, axis], len(xyz)) for axis in range(3)], 1)
+    return (total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-20)).astype(np.float32)
+
+
+def best_heading(views: list[Viewpoint], level_from_world: np.ndarray) -> float:
+    """Return where the corner camera that leaves out the fewest points stands, as angle about up from level x."""
+    corners = [view for view in views if view.name.startswith("corner")]
+    hidden = [0 if view.hidden is None else int(view.hidden.sum()) for view in corners]
+    if not corners:
+        return 0.0
+    forward = level_from_world @ corners[int(np.argmin(hidden))].world_from_cam[:3, 2]
+    return float(np.arctan2(-forward[1], -forward[0]))
 
 
 def camera_viewpoint(name: str, K: np.ndarray, world_from_cam: np.ndarray, frame_size, size) -> Viewpoint:
@@ -67,11 +111,11 @@ def camera_viewpoint(name: str, K: np.ndarray, world_from_cam: np.ndarray, frame
     return Viewpoint(name, scaled, np.asarray(world_from_cam, np.float64), size)
 
 
-def open_height(xyz: np.ndarray, up: str = "z") -> float | None:
-    """Return the height above which a room is cut open, along `up` in world coordinates; None where nothing is cut."""
+def open_height(xyz: np.ndarray, level_from_world: np.ndarray) -> float | None:
+    """Return the height (last row of level_from_world @ xyz) above which a room is cut open, None for nothing."""
     if len(xyz) == 0:
         return None
-    height = _cut_heights(np.asarray(xyz, np.float64) @ upright(up).T)[1]
+    height = _cut_heights(np.asarray(xyz, np.float64) @ level_from_world.T)[1]
     return float(height) if np.isfinite(height) else None
 
 
@@ -86,6 +130,41 @@ def upright(up: str) -> np.ndarray:
     z = np.array(axis, np.float64) * (-1.0 if up.startswith("-") else 1.0)
     x = np.roll(np.abs(z), 1)
     return np.stack((x, np.cross(z, x), z))
+
+
+def level_rotation(up: str, normal: np.ndarray | None) -> np.ndarray:
+    """Return `upright(up)`, tilted so that floors and table tops come out level.
+
+    Video starts with a camera that somebody holds, and its axes are the world's: `up` is then true to some 30 degrees.
+
+    up      see `upright`
+    normal  (N, 3) float that face the scanner, or None for no correction
+    raises  ValueError for an `up` that is none
+    """
+    rotation = upright(up)
+    if normal is None:
+        return rotation
+    sample = normal[:: max(1, len(normal) // 50_000)] @ rotation.T
+    near = sample[sample[:, 2] > np.cos(np.radians(MAX_TILT_DEG))].astype(np.float64)
+    if len(near) < MIN_LEVEL_SHARE * len(sample):
+        return rotation
+    peak = _densest_direction(near)
+    is_level = near @ peak > np.cos(np.radians(8))
+    if is_level.sum() < MIN_LEVEL_SHARE * len(sample) or peak[2] > np.cos(np.radians(2)):
+        return rotation  # nothing level in sight, or level already
+    x = np.cross((0.0, 1.0, 0.0), peak)
+    x /= np.linalg.norm(x)
+    return np.stack((x, np.cross(peak, x), peak)) @ rotation
+
+
+def _densest_direction(directions: np.ndarray) -> np.ndarray:
+    """Return the (3,) unit direction around which most of the (M, 3) unit vectors lie."""
+    cell = np.floor((directions[:, :2] + 1) / 0.1).astype(np.int64)  # 0.1 is about 6 degrees
+    key = cell[:, 0] * 32 + cell[:, 1]
+    peak = directions[key == np.bincount(key).argmax()].mean(0)
+    for _ in range(4):  # mean shift
+        peak = directions[directions @ (peak / np.linalg.norm(peak)) > np.cos(np.radians(8))].mean(0)
+    return peak / np.linalg.norm(peak)
 
 
 def ceiling_height(level: np.ndarray) -> float | None:

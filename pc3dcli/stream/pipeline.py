@@ -55,6 +55,10 @@ class SceneTask:
         return None if self.scene is None else self.scene["scene"]
 
 
+def _no_report(done: int, total: int | None) -> None:  # no lambda: a Context goes to other processes
+    pass
+
+
 @dataclass(frozen=True)
 class Context:
     """What `process` may use besides its task.
@@ -67,7 +71,7 @@ class Context:
 
     side: SideFiles | None
     programs: tuple[dict, ...]
-    report: Callable[[int, int | None], None] = lambda done, total: None
+    report: Callable[[int, int | None], None] = _no_report
     warnings: list[str] = field(default_factory=list)
 
 
@@ -115,6 +119,7 @@ class Runner:
                 scenes that came before it are written and without an `end` record
         """
         summary = Summary()
+        self.sink.prepare()
         try:
             self._run(tasks, process, summary)
         except BaseException:
@@ -185,23 +190,28 @@ class Runner:
             source = iter(tasks)
             while True:
                 try:
-                    task = next(source)
-                except StopIteration:
-                    break
+                    task = next(source, None)
+                    is_done = task is not None and self._is_done(task)
                 except Pc3dError as error:  # the scenes before it are still to be written
                     failure = error
                     break
+                if task is None:
+                    break
                 job = None
-                if not self._is_done(task):
+                if not is_done:
                     with _interrupts_held():
                         job = pool.submit(_work, task, process, self._context(task), folder)
                 waiting.append((task, job))
-                while len(waiting) >= 2 * self.jobs:
+                while len(waiting) >= 2 * self.jobs or self._is_ready(waiting):
                     yield self._next_result(waiting)
             while waiting:
                 yield self._next_result(waiting)
             if failure is not None:
                 raise failure
+
+    def _is_ready(self, waiting: deque[tuple[SceneTask, Future | None]]) -> bool:
+        candidates = list(waiting) if self.is_unordered else list(waiting)[:1]
+        return any(job is None or job.done() for _, job in candidates)
 
     def _next_result(self, waiting: deque[tuple[SceneTask, Future | None]]) -> _Result:
         position = 0

@@ -45,6 +45,7 @@ class Sink(Protocol):
 
     spool_folder: Path | None  # where unfinished scenes of several processes may wait
 
+    def prepare(self) -> None: ...
     def side_files(self, scene: str) -> SideFiles | None: ...
     def is_done(self, scene: str, programs: Sequence[dict]) -> bool: ...
     def begin(self, programs: list[dict]) -> None: ...
@@ -61,6 +62,9 @@ class StreamSink:
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
+
+    def prepare(self) -> None:
+        """Remove what killed runs left; before this one has temporaries."""
 
     def side_files(self, scene: str) -> SideFiles | None:
         return None
@@ -95,6 +99,11 @@ class FileSink(StreamSink):
         self._stack = ExitStack()
         self._old = None if force or not path.exists() else _scan(path)
 
+    def prepare(self) -> None:
+        # the folder may be anyone's: only names that this file's writer makes
+        remove_stale_temporaries(self.path.parent, f".{glob.escape(self.path.name)}.*.tmp")
+        remove_stale_temporaries(self.path.parent / f"{self.path.name}.files")
+
     def side_files(self, scene: str) -> SideFiles | None:
         folder = f"{self.path.name}.files"
         return SideFiles(self.path.parent / folder / scene, f"{folder}/{scene}")
@@ -114,7 +123,6 @@ class FileSink(StreamSink):
             return
         if not hasattr(self, "file"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._remove_stale()
             self.file = self._stack.enter_context(atomic_file(self.path))
         super().begin(programs)
 
@@ -135,12 +143,7 @@ class FileSink(StreamSink):
             with self._stack:
                 raise _Aborted
         except _Aborted:
-            self._remove_stale()
-
-    def _remove_stale(self) -> None:
-        # the folder may be anyone's: only names that this file's writer makes
-        remove_stale_temporaries(self.path.parent, f".{glob.escape(self.path.name)}.*.tmp")
-        remove_stale_temporaries(self.path.parent / f"{self.path.name}.files")
+            self.prepare()
 
 
 class FolderSink:
@@ -154,7 +157,9 @@ class FolderSink:
         self.programs: list[dict] = []
         self._all_programs: dict[str, dict] = {}
         self._asked: set[str] = set()
-        self._is_clean = False
+
+    def prepare(self) -> None:
+        remove_stale_temporaries(self.folder)
 
     def side_files(self, scene: str) -> SideFiles | None:
         return SideFiles(self.folder / scene, scene.rsplit("/", 1)[-1])
@@ -171,9 +176,6 @@ class FolderSink:
         self.programs = programs
         self._all_programs |= {record["id"]: record for record in programs}
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not self._is_clean:
-            remove_stale_temporaries(self.folder)
-            self._is_clean = True
 
     def write(self, scene: str | None, lines: BinaryIO, *, is_ok: bool) -> None:
         if scene is None:  # records outside scenes have no file of their own
@@ -194,7 +196,7 @@ class FolderSink:
 
     def abort(self) -> None:
         """Finished scenes stay."""
-        remove_stale_temporaries(self.folder)
+        self.prepare()
 
 
 def is_scene_done(folder: Path, scene: str, programs: Sequence[dict]) -> bool:

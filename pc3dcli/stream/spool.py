@@ -24,9 +24,11 @@ class RecordSpool:
     def __iter__(self) -> Iterator[dict]:
         """Yield the records, parsed; one reader at a time."""
         self._file.seek(0)
-        for line in self._file:
-            yield json.loads(line)
-        self._file.seek(0, 2)
+        try:
+            for line in self._file:
+                yield json.loads(line)
+        finally:
+            self._file.seek(0, 2)
 
     def __reduce__(self) -> tuple:
         self._file.seek(0)

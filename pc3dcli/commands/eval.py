@@ -38,7 +38,7 @@ def evaluate(
         Preset | None,
         typer.Option("--preset", metavar="NAME", help="Rule of the numbers, as listed in the manual; scannet."),
     ] = None,
-    class_agnostic: Annotated[bool, typer.Option("--class-agnostic", help="Short for --preset agnostic-valid.")] = False,
+    class_agnostic: Annotated[bool, typer.Option("--class-agnostic", help="As --preset agnostic-valid.")] = False,
     scores: Annotated[
         Literal["model", "uniform"], typer.Option("--scores", metavar="WHICH", help="model, or uniform: all 1.")
     ] = "model",
@@ -195,8 +195,8 @@ def _chain(ctx: typer.Context, evaluation: Evaluation) -> list[dict]:
 
     if ctx.params["no_provenance"]:
         return [header()]
-    paths = ("predictions", "gt", "report", "matches", "csv", "strict", "fail_under", "instance_classes", "vertex_masks")
-    program = settings.program(ctx, [], weights={}, exclude=paths)
+    outputs = ("predictions", "gt", "report", "matches", "csv", "strict", "fail_under")
+    program = settings.program(ctx, [], weights={}, exclude=(*outputs, "instance_classes", "vertex_masks"))
     return [header(), *evaluation.programs, program.record(heads(evaluation.programs))]
 
 

@@ -20,12 +20,12 @@ from pc3dcli.commands.eval_predictions import (
     StreamScene,
     Truth,
     prediction_scenes,
-    scene_names,
+    scene_files,
 )
 from pc3dcli.errors import InputError, UsageError
 from pc3dcli.formats import scannet_instances
 from pc3dcli.formats.class_lists import ClassList, instance_classes
-from pc3dcli.formats.result_json import SCHEMA, digest, file_entry
+from pc3dcli.formats.result_json import SCHEMA, digest, file_sha256
 from pc3dcli.metrics import instance_ap, instance_extras
 from pc3dcli.metrics.instance_ap import AT_25, AT_50, OVER_50, SceneMatches, TruthRule, mean_or_none
 
@@ -96,10 +96,10 @@ def evaluate_instances(predictions: str, gt: Path, options: InstanceOptions) -> 
     if not gt.exists():
         raise InputError("no such file or folder", file=gt)
     run = _Run(gt, scannet_instances.find_truth(gt), classes, rule, options)
-    names = scene_names(predictions)
-    if names is not None:
-        run.check_scenes(names)
-    for scene in prediction_scenes(predictions, run.rules):
+    files = scene_files(predictions)
+    if files is not None:
+        run.check_scenes(set(files))
+    for scene in prediction_scenes(predictions, files, run.rules):
         run.add(scene)
     return run.finish()
 
@@ -206,8 +206,7 @@ class _Run:
 
     def _remember(self, path: Path, root: Path, prefix: str) -> None:
         if self.options.has_digest:
-            name, sha256 = file_entry(path, root)
-            self.truth_entries.add((prefix + name, sha256))
+            self.truth_entries.add((prefix + path.relative_to(root).as_posix(), file_sha256(path)))
 
     def finish(self) -> Evaluation:
         """Score what was added; scenes without predictions count as such under --allow-missing."""
@@ -256,7 +255,8 @@ class _Run:
         }
         if self.options.has_digest:
             result["inputs"]["gt_digest"] = digest(self.truth_entries)
-            result["inputs"]["pred_digest"] = digest(entry for part in self.prediction_entries.values() for entry in part)
+            entries = [entry for part in self.prediction_entries.values() for entry in part]
+            result["inputs"]["pred_digest"] = digest(entries)
         result |= self._extras(scenes)
         result["warnings"] = [{"code": c, "file": f, "detail": d} for c, f, d in sorted(self.warnings)]
         return result
@@ -295,7 +295,10 @@ class _Run:
             extras["size_bins"] = instance_extras.recall_by_size(kept)
         if self.options.confusion:
             table = instance_extras.confusion(kept, self.rule.num_classes)
-            extras["confusion"] = {"labels": [*self.classes.names, None], "counts": table.tolist()}
+            names = [*self.classes.names, None]  # None: missed, or on nothing
+            extras["confusion"] = [
+                {"gt": names[i], "pred": names[j], "count": int(table[i, j])} for i, j in np.argwhere(table).tolist()
+            ]
         if self.options.bootstrap:
             rng = np.random.default_rng(self.options.seed)
             extras["intervals"] = instance_extras.bootstrap_intervals(

@@ -81,16 +81,9 @@ def _extra_tables(result: dict, names: list[str]) -> Iterator[_Table]:
         rows = [[size, *(_shown(row[c]) for c in columns), str(row["gt"])] for size, row in result["size_bins"].items()]
         yield _Table("recall by size in vertices", ["size", "RC", "RC50", "RC25", "gt"], rows)
     if "confusion" in result:
-        rows = [[true, predicted, str(count)] for true, predicted, count in _confusion_cells(result["confusion"])]
+        cells = result["confusion"]
+        rows = [[cell["gt"] or "(nothing)", cell["pred"] or "(missed)", str(cell["count"])] for cell in cells]
         yield _Table("confusion at IoU > 0.5", ["true", "predicted", "count"], rows)
-
-
-def _confusion_cells(confusion: dict) -> Iterator[tuple[str, str, int]]:
-    labels = confusion["labels"]
-    for i, row in enumerate(confusion["counts"]):
-        for j, count in enumerate(row):
-            if count:
-                yield labels[i] or "(nothing)", labels[j] or "(missed)", count
 
 
 def _shown(value: float | None) -> str:
@@ -133,9 +126,8 @@ def metric_records(result: dict) -> Iterator[dict]:
         yield _metric(name, high, percentile=97.5)
     for size, row in result.get("size_bins", {}).items():
         yield from (_metric(name, row[name], size=size, count=row["gt"]) for name in row if name != "gt")
-    if "confusion" in result:
-        for true, predicted, count in _confusion_cells(result["confusion"]):
-            yield _metric("confusion", count, **{"class": true, "predicted": predicted, "iou": 0.5})
+    for cell in result.get("confusion", ()):
+        yield _metric("confusion", cell["count"], **{"class": cell["gt"], "predicted": cell["pred"], "iou": 0.5})
 
 
 def _metric(name: str, value: float | None, **fields: object) -> dict:

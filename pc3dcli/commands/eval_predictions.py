@@ -19,7 +19,7 @@ from pc3dcli.commands.inputs import STDIN, is_stream, stream_scenes
 from pc3dcli.errors import FormatError, InputError
 from pc3dcli.formats import scannet_instances
 from pc3dcli.formats.class_lists import ClassList
-from pc3dcli.formats.result_json import file_entry
+from pc3dcli.formats.result_json import file_sha256
 from pc3dcli.metrics.instance_ap import SceneTruth, TruthRule
 from pc3dcli.stream.reader import Line
 
@@ -74,7 +74,7 @@ class FolderScene:
     def __init__(self, scene: str, path: Path, rules: PredictionRules) -> None:
         self.scene, self.path, self.rules, self.is_ok = scene, path, rules, True
         self.programs: list[dict] = []
-        self._files = [path]
+        self._files = {path.name: path}
 
     def overlaps(self, truth: Truth) -> Overlaps:
         """Read the predictions; raises FormatError and InputError naming the file at fault."""
@@ -91,7 +91,7 @@ class FolderScene:
         class_index = self.rules.truth.class_index(labels)
         table = np.zeros((len(listed), truth.scene.ids.size + 2), np.int64)
         for row, item in enumerate(listed):
-            self._files.append(item.path)
+            self._files[item.name] = item.path
             if class_index[row] >= 0:
                 table[row] = truth.overlaps(scannet_instances.read_mask(item.path, truth.num_vertices))
         score = np.array([item.score for item in listed], np.float64)
@@ -113,7 +113,7 @@ class FolderScene:
 
     def entries(self) -> Entries:
         """Return what was read, for the digest."""
-        return [file_entry(path, self.path.parent) for path in sorted(set(self._files))]
+        return [(name, file_sha256(path)) for name, path in self._files.items()]
 
 
 def _duplicate_warnings(listed: list, path: Path) -> list[tuple[str, str, str]]:
@@ -183,40 +183,47 @@ class StreamScene:
         return [(f"{self.scene}.ndjson", hashlib.sha256(text.encode()).hexdigest())]
 
 
-def prediction_scenes(source: str, rules: PredictionRules) -> Iterator[FolderScene | StreamScene]:
-    """Yield the scenes of `source` ("-", a stream file, an --out folder, a folder in a public format)."""
+def scene_files(source: str) -> dict[str, Path] | None:
+    """Return the scenes of a folder in a public format, known before any is read; None when `source` is a stream.
+
+    raises  InputError naming the patterns tried when there is none
+    """
     path = Path(source)
     if source == "-" or is_stream(source) or (path.is_dir() and any(path.glob("*.ndjson"))):
-        yield from _stream(source, rules)
-        return
+        return None
     if not path.is_dir():
         problem = "no such file or folder" if not path.exists() else "expected a folder or a .ndjson stream"
         raise InputError(problem, file=path)
     scenes = scannet_instances.find_scenes(path)
     if not scenes:
         raise InputError("no predictions; tried *.ndjson, *.txt, *.npz, *.safetensors", file=path)
-    for scene, file in scenes.items():
-        yield FolderScene(scene, file, rules)
+    return scenes
 
 
-def scene_names(source: str) -> set[str] | None:
-    """Return the scenes of a folder in a public format, which are known before any is read; None for streams."""
-    path = Path(source)
-    if source == "-" or not path.is_dir() or is_stream(source) or any(path.glob("*.ndjson")):
-        return None
-    return set(scannet_instances.find_scenes(path))
+def prediction_scenes(
+    source: str, files: dict[str, Path] | None, rules: PredictionRules
+) -> Iterator[FolderScene | StreamScene]:
+    """Yield the scenes of `source`, of which `scene_files` found `files`."""
+    if files is None:
+        yield from _stream(source, rules)
+        return
+    for scene, path in files.items():
+        yield FolderScene(scene, path, rules)
 
 
 def _stream(source: str, rules: PredictionRules) -> Iterator[StreamScene]:
     name = STDIN if source == "-" else source
-    # other records of the scene are dropped at once: a stream may carry thousands of 2D masks
-    records = stream_scenes(
-        [source], lambda line: line if line.type == "instance3d" else False, allow_truncated=rules.allow_truncated
-    )
+    records = stream_scenes([source], lambda line: line, store=_Instances, allow_truncated=rules.allow_truncated)
     for item in records:
-        if item.scene is None:
-            continue
-        lines = [line for line in item.kept if line]
-        scene = StreamScene(item.scene, lines, item.ok, name, rules)
-        scene.programs = item.programs
-        yield scene
+        if item.scene is not None:
+            scene = StreamScene(item.scene, item.kept, item.ok, name, rules)
+            scene.programs = item.programs
+            yield scene
+
+
+class _Instances(list):
+    """The `instance3d` lines of a scene; others are dropped at once, a stream may carry thousands of 2D masks."""
+
+    def append(self, line: Line) -> None:
+        if line.type == "instance3d":
+            super().append(line)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`result.json` of `pc3d eval --report` (evaluation.md 0.2): the same bytes for the same inputs, null where undefined."""
+"""`result.json` of `pc3d eval --report` (evaluation.md 0.2): same inputs, same bytes; null where undefined."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def digest(entries: Iterable[tuple[str, str]]) -> str:
     return "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
 
 
-def file_entry(path: Path, root: Path) -> tuple[str, str]:
-    """Return the entry of one file for `digest`, its path relative to `root`."""
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal, for `digest`."""
     with path.open("rb") as file:
-        return path.relative_to(root).as_posix(), hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

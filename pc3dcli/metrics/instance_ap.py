@@ -339,7 +339,7 @@ def class_scores(scenes: Iterable[SceneMatches], num_classes: int) -> ClassScore
 
 def grouped_entries(scenes: list[SceneMatches]) -> Iterable[tuple[int, int, np.ndarray, np.ndarray, np.ndarray]]:
     """Yield class, threshold, and (E,) scores, truth and positions of the entries of all scenes, scores increasing."""
-    if not scenes:
+    if not any(scene.score.size for scene in scenes):
         return
     class_index = np.concatenate([scene.class_index for scene in scenes])
     threshold = np.concatenate([scene.threshold for scene in scenes])

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+
+from pc3dcli.errors import FormatError
+from pc3dcli.formats.integer_text import parse_flags, parse_integer, parse_integers
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        (b"", []),
+        (b"\n\n", []),
+        (b"0\n1\n9\n", [0, 1, 9]),
+        (b"0\n1", [0, 1]),  # no final newline
+        (b"7", [7]),
+        (b"0\r\n1\r\n", [0, 1]),
+        (b"1\n2\n\n\r\n\n", [1, 2]),  # empty lines at the end
+        (b"-100\n+5\n12\n", [-100, 5, 12]),
+        (b"4.0\n4.\n-3.00\n7\n", [4, 4, -3, 7]),
+        (b"00000000000000000000012\n1\n", [12, 1]),
+        (b"999999999999999999\n0\n", [999_999_999_999_999_999, 0]),
+    ],
+)
+def test_accepted_forms(text, values):
+    assert parse_integers(text, "f").tolist() == values
+    assert parse_flags(text, "f").tolist() == [value != 0 for value in values]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (b"1\n\n2\n", 2),  # an empty line that is not at the end
+        (b"1\nx\n", 2),
+        (b"1\n2\n1.5\n", 3),
+        (b" 1\n", 1),
+        (b"1 \n2\n", 1),
+        (b"1\n1 2\n", 2),
+        (b"1\n-\n", 2),
+        (b"1\n--1\n", 2),
+        (b"1\n1-1\n", 2),
+        (b"1e3\n", 1),
+        (b"nan\n", 1),
+        (b"0x1\n", 1),
+        (b"1_0\n", 1),
+        (b"1\r2\n", 1),
+        (b"1000000000000000000\n", 1),
+        (b"1\n\xff\n", 2),
+        (b"1\n\x00\n", 2),
+        ("1\n\u0663\n".encode(), 2),  # a digit of another script
+        (b"\xef\xbb\xbf1\n", 1),
+    ],
+)
+def test_refused_with_its_line(text, line):
+    for parse in (parse_integers, parse_flags):
+        with pytest.raises(FormatError) as error:
+            parse(text, "mask.txt")
+        assert (error.value.file, error.value.line) == ("mask.txt", line)
+
+
+def test_readers_agree_on_random_numbers():
+    rng = np.random.default_rng(0)
+    values = rng.integers(-(10**9), 10**9, 500)
+    text = "\n".join(map(str, values))
+    assert parse_integers(text.encode(), "f").tolist() == values.tolist()
+    assert parse_integers((text + "\n0.0").encode(), "f").tolist() == [*values.tolist(), 0]  # line by line
+
+
+def test_parse_integer():
+    assert [parse_integer(text) for text in ("3", "-3", "+3", "3.0")] == [3, -3, 3, 3]
+    assert all(parse_integer(text) is None for text in ("", " 3", "3.5", "\u0663", "1e1", "inf", "9" * 19))

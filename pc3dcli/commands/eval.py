@@ -93,7 +93,7 @@ def evaluate(
     \b
     Examples:
       pc3d lift3d tracks.ndjson | pc3d eval --gt scans/ --class-agnostic
-      pc3d eval pred/ --gt gt/ --preset scannet200 --report report/ --fail-under AP50=0.4
+      pc3d eval pred/ --gt gt/ --preset scannet200 --fail-under AP50=0.4
     """
     from pc3dcli.commands.eval_instance import InstanceOptions, evaluate_instances, metric_names, preset_rule
 

@@ -15,6 +15,8 @@ def resolve_inside(root: Path, relative: str) -> Path:
     relative  path as written in a record or a text file, "/" between its parts
     raises    FormatError for a path that leaves `root`, InputError when there is no such regular file
     """
+    if not isinstance(relative, str):
+        raise FormatError(f"path is {type(relative).__name__}, expected text")
     parts = PurePosixPath(relative).parts
     if not parts or relative.startswith("/") or ".." in parts or "\0" in relative:
         raise FormatError(f"path {relative!r} is absolute, empty or contains '..'; expected one below {root}")
@@ -23,7 +25,7 @@ def resolve_inside(root: Path, relative: str) -> Path:
     try:
         real = path.resolve()
         is_file = real.is_file()
-    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symbolic links
+    except (OSError, RuntimeError, UnicodeEncodeError) as error:  # RuntimeError: a loop of symbolic links
         raise InputError(f"cannot read it: {error}", file=path) from None
     if real != base and base not in real.parents:  # whole components, never a string prefix
         raise FormatError(f"path {relative!r} leaves {root} through a symbolic link")

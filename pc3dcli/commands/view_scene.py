@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from pc3dcli.stream.reader import Line
 
 FUSED_FRAMES = 80  # at most, evenly spaced; ours
-FUSED_VOXEL = 0.02  # metres
+FUSED_VOXEL = (0.004, 0.02)  # metres, least and greatest edge; ours
+VOXEL_PIXELS = 4  # width of a voxel in pixels at the typical depth; ours
 
 
 @dataclass(frozen=True)
@@ -215,9 +216,19 @@ def _fused(content: SceneContent) -> Cloud | None:
     if not frames:
         return None
     chosen = [frames[index] for index in spread(len(frames), FUSED_FRAMES)]
-    views = _views(Path(content.record["root"]), chosen)
+    root = Path(content.record["root"])
     # what only one of many frames saw is mostly noise
-    return Cloud(*fuse_points(views, FUSED_VOXEL, min_frames=2 if len(chosen) > 10 else 1))
+    return Cloud(*fuse_points(_views(root, chosen), _voxel(root, chosen), min_frames=2 if len(chosen) > 10 else 1))
+
+
+def _voxel(root: Path, frames: list[Frame]) -> float:
+    """Return a voxel edge that suits the scene, a shelf or a hall, from the depth in its middle frame."""
+    import numpy as np
+
+    frame = frames[len(frames) // 2]
+    _, depth, K, _ = next(_views(root, [frame]))
+    typical = float(np.median(depth[depth > 0])) if (depth > 0).any() else 1.0
+    return float(np.clip(VOXEL_PIXELS * typical / K[0, 0], *FUSED_VOXEL))
 
 
 def _views(root: Path, frames: list[Frame]) -> Iterator[tuple]:

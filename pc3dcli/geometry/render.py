@@ -79,15 +79,15 @@ def visible_points(xyz: np.ndarray, radius: np.ndarray, view: Viewpoint) -> Visi
     xyz      (N, 3) float, metres, world frame
     radius   (N,) float, disc radii in metres
     view     camera, and the points it leaves out
-    returns  index and depth images; of points at the same depth the first in the cloud is kept
+    returns  index and depth images; of points at the same place the first in the cloud is kept
     """
     height, width = view.size
     pad = 2 * MAX_SPLAT  # discs of points beside the picture reach into it, and never out of the buffer
     padded_width = width + 2 * pad
     cell, depth, pixels, index = _project(xyz, radius, view, pad)
-    order = np.argsort(-depth, kind="stable")[::-1]  # near to far; reversed, equal depths come last to first
+    order = np.argsort(depth, kind="stable")[::-1]  # far to near, and of equal depths the first point last
     front = np.full((height + 2 * pad) * padded_width, -1, np.int64)
-    front[cell[order[::-1]]] = order[::-1]  # of repeated cells the last one written stays: the nearest
+    front[cell[order]] = order  # of repeated cells the last one written stays: the nearest
     kept = front[front >= 0]
     pixels = pixels[kept]
     by_size = np.argsort(-pixels, kind="stable")  # large discs first: each offset below is a prefix

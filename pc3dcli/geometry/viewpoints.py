@@ -235,7 +235,8 @@ def _core(points: np.ndarray) -> np.ndarray:
     """Return some thousand of the points, without the outermost half percent along each axis."""
     sample = points[:: max(1, len(points) // 20_000)]
     low, high = np.percentile(sample, (0.5, 99.5), axis=0)
-    return sample[((sample >= low - 1e-9) & (sample <= high + 1e-9)).all(1)]
+    core = sample[((sample >= low - 1e-9) & (sample <= high + 1e-9)).all(1)]
+    return core if len(core) else sample  # of two or three points each is the outermost
 
 
 def _fit(points: np.ndarray, focal: float, size: tuple[int, int]) -> np.ndarray:

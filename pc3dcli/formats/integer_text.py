@@ -70,22 +70,26 @@ def _plain_lines(data: bytes) -> bytes:
 
 
 def _vectorised(data: bytes) -> np.ndarray | None:
-    """Parse lines of an optional sign and at most 18 digits, or return None when one is anything else."""
-    characters = np.frombuffer(data, np.uint8)
-    ends = np.flatnonzero(characters == 10)
-    if ends.size == 0:
+    """Parse lines of an optional sign and digits, or return None when one is anything else or too long."""
+    if not data:
         return np.zeros(0, np.int64)
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    first = characters[starts]
-    has_sign = (first == ord("-")) | (first == ord("+"))
-    lengths = ends - starts - has_sign
-    if lengths.min() < 1 or lengths.max() > _MAX_DIGITS:
+    others = data.translate(None, b"0123456789\n")
+    if data[0] == ord("\n") or b"\n\n" in data or (others and not _are_signs(data, others)):
         return None
-    digits = characters - np.uint8(48)  # everything but a digit wraps to more than 9
-    if np.count_nonzero(digits > 9) != ends.size + np.count_nonzero(has_sign):
-        return None
-    # the text is known to be well formed by now: this C parser stops silently where it is not
-    return np.fromstring(data, np.int64, sep="\n")
+    # the text is known to be well formed by now: this C parser stops silently where it is not, and saturates
+    values = np.fromstring(data, np.int64, sep="\n")
+    limit = 10**_MAX_DIGITS
+    return values if -limit < values.min() and values.max() < limit else None
+
+
+def _are_signs(data: bytes, others: bytes) -> bool:
+    """Tell whether all `others` are signs that start a line and stand before a digit."""
+    if others.strip(b"+-"):
+        return False
+    characters = np.frombuffer(data, np.uint8)
+    place = np.flatnonzero((characters == ord("-")) | (characters == ord("+")))
+    starts_line = (place == 0) | (characters[place - 1] == ord("\n"))
+    return bool(starts_line.all() and (characters[place + 1] >= ord("0")).all())
 
 
 def _line_by_line(data: bytes, file: str | PathLike[str]) -> np.ndarray:

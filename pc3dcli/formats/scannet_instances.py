@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-import zipfile
-import zlib
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -113,6 +112,7 @@ def read_prediction_list(path: Path, folder: Path) -> list[ListedMask]:
         raise FormatError("not UTF-8 text", file=path) from None
     lines = text.replace("\r\n", "\n").rstrip("\n").split("\n") if text.strip("\r\n") else []
     base = PurePosixPath(path.parent.relative_to(folder).as_posix())
+    inside = _Inside(folder)
     masks = []
     for number, line in enumerate(lines, 1):
         fields = line.split(" ")
@@ -127,7 +127,7 @@ def read_prediction_list(path: Path, folder: Path) -> list[ListedMask]:
             raise FormatError(f"confidence is {fields[2]!r}, expected a finite number", file=path, line=number)
         try:
             name = _normal_name(base, fields[0])
-            mask_path = resolve_inside(folder, name)
+            mask_path = inside.file(name)
         except (FormatError, InputError) as error:
             place = "" if error.file is None else f" {error.file}"
             raise type(error)(f"mask{place}: {error.message}", file=path, line=number) from None
@@ -148,6 +148,26 @@ def _normal_name(base: PurePosixPath, relative: str) -> str:
         else:
             parts.pop()
     return "/".join(parts)
+
+
+class _Inside:
+    """`resolve_inside` for many files of few folders: a plain file of a folder that was found inside is inside."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._known: set[str] = set()
+
+    def file(self, name: str) -> Path:
+        path, parent = self.folder / name, name.rpartition("/")[0]
+        try:
+            is_plain = stat.S_ISREG(path.lstat().st_mode)
+        except (OSError, ValueError):
+            is_plain = False  # missing, or no name of a file: the error is told below
+        if not is_plain or parent not in self._known:
+            resolve_inside(self.folder, name)
+            if is_plain:
+                self._known.add(parent)
+        return path
 
 
 def read_mask(path: Path, num_vertices: int) -> np.ndarray:
@@ -232,6 +252,9 @@ def _vector(values: np.ndarray, size: int, name: str, path: Path) -> np.ndarray:
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    import zipfile  # slow to load, and text masks need none of it
+    import zlib
+
     wanted = ("pred_masks", "pred_scores", "pred_score", "pred_classes")
     try:
         with zipfile.ZipFile(path) as archive:

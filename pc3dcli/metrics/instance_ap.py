@@ -58,7 +58,7 @@ class TruthRule:
 class SceneTruth:
     """Ground truth of one scene.
 
-    column       (N,) int32, per vertex: 0..G-1 its instance, G neither instance nor void, G+1 void
+    column       (N,) int64, per vertex: 0..G-1 its instance, G neither instance nor void, G+1 void
     ids          (G,) int64, increasing
     class_index  (G,) int64
     sizes        (G,) int64 vertices
@@ -77,7 +77,7 @@ class SceneTruth:
 
     def overlaps(self, mask: np.ndarray) -> np.ndarray:
         """Count the vertices of a mask (N,) bool in every column: (G+2,) int64."""
-        return np.bincount(self.column[mask], minlength=len(self.ids) + 2)
+        return np.bincount(self.column[np.flatnonzero(mask)], minlength=len(self.ids) + 2)
 
     def overlaps_of_columns(self, masks: np.ndarray) -> np.ndarray:
         """Count the vertices of every column of masks (N, P) bool: (P, G+2) int64."""
@@ -105,7 +105,7 @@ def scene_truth(ids: np.ndarray, rule: TruthRule) -> SceneTruth:
     # id 0 under a class whose label is 0 (ScanNet++) is neither an instance nor void
     column_of_value = np.where(class_index >= 0, count, count + 1)
     column_of_value[is_instance] = np.arange(count)
-    column = column_of_value.astype(np.int32)[inverse]
+    column = column_of_value.astype(np.intp)[inverse]
     return SceneTruth(column, values[is_instance], class_index[is_instance], sizes[is_instance], rule.min_region)
 
 
@@ -360,9 +360,9 @@ def average_precision(score: np.ndarray, is_true: np.ndarray, num_truth: int) ->
     score, is_true  (E,) true and false positives, scores increasing
     num_truth       eligible instances, found or not
     """
-    first = np.flatnonzero(np.diff(score, prepend=-np.inf))  # the first entry of each distinct score
-    if first.size == 0:
+    if score.size == 0:
         return 0.0
+    first = np.concatenate(([0], np.flatnonzero(score[1:] != score[:-1]) + 1))  # of the entries of each distinct score
     true_from = is_true.sum() - np.concatenate(([0], np.cumsum(is_true)))[first]
     precision = np.append(true_from / (score.size - first), 1.0)
     recall = np.append(true_from / num_truth, 0.0)  # (m + 1,), the last point is artificial

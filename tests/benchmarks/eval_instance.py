@@ -3,9 +3,10 @@
 
     python tests/benchmarks/eval_instance.py --peer .../3d_evaluation/evaluate_semantic_instance.py
 
-PEER is the public BenchmarkScripts/3d_evaluation/evaluate_semantic_instance.py made to run under Python 3 (2to3, and the
-numpy names that are gone), with util.py and util_3d.py in the folder above it.  Three runs: text masks, both as programs;
-arrays in memory with classes and without, the peer's reading of files replaced.  Without --peer only our side is timed.
+PEER is the public BenchmarkScripts/3d_evaluation/evaluate_semantic_instance.py made to run under Python 3 (2to3, and
+the numpy names that are gone), with util.py and util_3d.py in the folder above it.  Three runs: text masks, both as
+programs; arrays in memory with classes and without, the peer's reading of files replaced.  Without --peer only our
+side is timed.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ CLASSES = instance_classes("scannet")
 
 
 def make_scene(rng, num_vertices, num_instances, num_predictions):
-    """Draw ids (N,), masks (N, P) bool, labels (P,), scores (P,): objects in runs of vertices, masks of every quality."""
+    """Draw ids (N,), masks (N, P) bool, labels (P,), scores (P,): objects are runs, masks of every quality."""
     cuts = np.sort(rng.choice(num_vertices, num_instances * 2 - 1, replace=False))
     run = np.searchsorted(cuts, np.arange(num_vertices), side="right")
     labels = rng.choice(CLASSES.ids, num_instances)
@@ -66,8 +67,8 @@ def text_masks(scenes, peer):
         ours, memory = child_seconds(command, env=environment)
         theirs = None
         if peer:
-            command = [sys.executable, str(peer), "--pred_path", str(folder / "pred"), "--gt_path", str(folder / "gt")]
-            theirs, _ = child_seconds([*command, "--output_file", str(folder / "result.csv")], stderr=subprocess.DEVNULL)
+            paths = ["--pred_path", folder / "pred", "--gt_path", folder / "gt", "--output_file", folder / "result.csv"]
+            theirs, _ = child_seconds([sys.executable, peer, *paths], stderr=subprocess.DEVNULL)
     report(f"text masks, as programs (ours {memory:.0f} MiB)", ours, theirs)
 
 
@@ -135,10 +136,10 @@ def report(name, ours, theirs):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", type=Path)
-    parser.add_argument("--scenes", type=int, default=6)
+    parser.add_argument("--scenes", type=int, default=20)
     parser.add_argument("--vertices", type=int, default=150_000)
     parser.add_argument("--instances", type=int, default=30)
-    parser.add_argument("--predictions", type=int, default=60)
+    parser.add_argument("--predictions", type=int, default=80)
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     size = (options.vertices, options.instances, options.predictions)

@@ -66,8 +66,12 @@ def test_a_neighbour_folder_of_the_same_prefix_is_outside(tmp_path):
     with pytest.raises(FormatError):
         listing(inside, "../pred_evil/x.txt 3 0.5\n")
     (inside / "link.txt").symlink_to(outside / "x.txt")
-    with pytest.raises(FormatError, match="symbolic link"):
-        listing(inside, "link.txt 3 0.5\n")
+    (inside / "folder").symlink_to(outside)
+    for name in ("link.txt", "folder/x.txt"):
+        with pytest.raises(FormatError, match="symbolic link"):
+            listing(inside, f"m/0.txt 3 0.5\n{name} 3 0.5\n", masks=["m/0.txt"])
+    (inside / "alias").symlink_to(inside / "m")
+    assert listing(inside, "alias/0.txt 3 0.5\n", masks=["m/0.txt"])[0].name == "alias/0.txt"
 
 
 @pytest.mark.parametrize("text", ["0\n1\n5\n0\n0\n-1\n", "0\r\n1\r\n1\r\n0\r\n0\r\n1", "0.0\n1\n1\n0\n0\n1\n\n"])

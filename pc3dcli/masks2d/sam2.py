@@ -24,7 +24,12 @@ if TYPE_CHECKING:
     from sam2.modeling.sam2_base import SAM2Base
 
 # (width, depth) of the image encoder to the size and to the letters in the name of its configuration file
-VARIANTS = {(96, 12): ("tiny", "t"), (96, 16): ("small", "s"), (112, 24): ("base_plus", "b+"), (144, 48): ("large", "l")}
+VARIANTS = {
+    (96, 12): ("tiny", "t"),
+    (96, 16): ("small", "s"),
+    (112, 24): ("base_plus", "b+"),
+    (144, 48): ("large", "l"),
+}
 
 
 @dataclass(frozen=True)

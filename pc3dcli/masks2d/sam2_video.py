@@ -3,9 +3,9 @@
 
 The package's predictor wants the whole video loaded and keeps every output of every object.  Here each frame is
 encoded when it is asked for and objects are kept apart, so that dormant ones cost nothing and removing one is
-dropping its entry.  What SAM 2 can still read of an object is kept and no more: conditioning frames, spatial memories of
-the last 6 frames, pointers of the last 15 (granularity_tracking.md section 4.5).  A prompt always becomes a
-conditioning frame, as with the package's `add_all_frames_to_correct_as_cond`.
+dropping its entry.  Of an object only what SAM 2 can still read is kept: conditioning frames, spatial memories of the
+last 6 frames, pointers of the last 15 (granularity_tracking.md section 4.5).  A prompt always becomes a conditioning
+frame, as with the package's `add_all_frames_to_correct_as_cond`.
 
 Departures from the package's own loop, masks being bit-identical otherwise:
 - at most `max_prompts` conditioning frames an object, the seed and the latest; the package keeps all;
@@ -40,7 +40,7 @@ _PIXEL_MEAN, _PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of Ima
 class Sam2VideoConfig:
     """Settings of the propagation."""
 
-    chunk: int = 16  # frames of memory kept an object, W of spec section 4.4; SAM 2 reads 15 back
+    window: int = 16  # frames of memory kept an object, W of spec section 4.4; SAM 2 reads 15 back
     max_prompts: int = 4  # conditioning frames kept an object, 2 or more; ours
     encoded_frames: int = 12  # encoded images kept for reverse passes, 17 MB each at 1024 pixels; ours
     min_area: float = 0.0005  # share of the image below which a mask is not visible, a_min of spec section 4.4
@@ -161,7 +161,7 @@ class Sam2Video:
     def _prune(self, objects: dict[int, _Memory], t: int) -> None:
         """Drop what no frame from t on can read, of every object, run or not; t lies ahead in either direction."""
         for memory in objects.values():
-            for frame in [frame for frame in memory.tracked if abs(t - frame) > self._config.chunk]:
+            for frame in [frame for frame in memory.tracked if abs(t - frame) > self._config.window]:
                 del memory.tracked[frame]
             for frame, output in memory.tracked.items():
                 if abs(t - frame) > self._spatial_reach:
@@ -193,8 +193,8 @@ class Sam2Video:
                 )
                 memory.tracked[t] = _compact(output)
                 mask = self._to_mask(logits, (H, W))
-                is_present = bool((output["object_score_logits"] > 0).all())
-                if is_present and np.count_nonzero(mask) >= max(1.0, self._config.min_area * H * W):
+                # an object whose score says that it is absent has negative logits everywhere: the area tells both
+                if np.count_nonzero(mask) >= max(1.0, self._config.min_area * H * W):
                     found[track] = mask
         return found
 
@@ -203,8 +203,10 @@ class Sam2Video:
         if self._device.type == "cuda":
             return outputs
         return {
-            frame: {name: value.float() if name == "maskmem_features" and value is not None else value
-                    for name, value in output.items()}
+            frame: {
+                name: value.float() if name == "maskmem_features" and value is not None else value
+                for name, value in output.items()
+            }
             for frame, output in outputs.items()
         }
 
@@ -254,4 +256,3 @@ class Sam2Video:
 def _compact(output: dict) -> dict:
     """Keep of an output what later frames read."""
     return {name: output[name] for name in ("maskmem_features", "maskmem_pos_enc", "obj_ptr")}
-

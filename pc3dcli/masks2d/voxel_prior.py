@@ -15,17 +15,16 @@ import numpy as np
 from pc3dcli.geometry.cameras import back_project, visible_pixels
 from pc3dcli.geometry.voxels import voxel_centers, voxel_keys
 
+_FARTHEST = 1e4  # metres from the origin; a wild pose lies beyond, and beyond what voxel keys can hold; ours
+_LIFTED_PIXELS = 20_000  # a frame is thinned to about this many; ours: every 4th of 640 x 480, 2 cm apart at 3 m
+
 
 class VoxelPrior:
     """Sets of voxels, one a track; a view has `depth`, `K` and `world_from_cam` of one grid, as masks have."""
 
-    def __init__(self, voxel: float = 0.05, pixel_step: int = 4) -> None:
-        """Start without tracks.
-
-        voxel       edge length, metres; spec section 4.2
-        pixel_step  every how manyth pixel of a row and column is lifted; ours, 4 pixels of 640 are 2 cm at 3 m
-        """
-        self._voxel, self._step = voxel, pixel_step
+    def __init__(self, voxel: float = 0.05) -> None:
+        """Start without tracks; `voxel` is the edge length in metres, 5 cm in spec section 4.2."""
+        self._voxel = voxel
         self._voxels: dict[int, np.ndarray] = {}  # sorted int64 keys
 
     def add(self, view, masks: dict[int, np.ndarray]) -> None:
@@ -35,13 +34,14 @@ class VoxelPrior:
         """
         if view.depth is None or not masks:
             return
-        step = self._step
+        step = max(1, round((view.depth.size / _LIFTED_PIXELS) ** 0.5))
         depth = view.depth[::step, ::step]
         K = view.K.copy()
         K[:2] /= step  # pixel u = step * u': the centre scales like the focal length
         points = back_project(depth, K, view.world_from_cam)
+        is_usable = (depth > 0) & (np.abs(points) < _FARTHEST).all(axis=-1)
         for track, mask in masks.items():
-            keys = np.unique(voxel_keys(points[mask[::step, ::step] & (depth > 0)], self._voxel))
+            keys = np.unique(voxel_keys(points[mask[::step, ::step] & is_usable], self._voxel))
             known = self._voxels.get(track)
             self._voxels[track] = keys if known is None else np.union1d(known, keys)
 

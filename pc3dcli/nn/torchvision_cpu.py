@@ -90,5 +90,7 @@ def _register_nms() -> None:
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.impl("nms", nms, "CPU")
-    library.impl("qnms", lambda boxes, scores, limit: nms(boxes.dequantize(), scores.dequantize(), limit), "QuantizedCPU")
+    library.impl(
+        "qnms", lambda boxes, scores, limit: nms(boxes.dequantize(), scores.dequantize(), limit), "QuantizedCPU"
+    )
     _LIBRARIES.append(library)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,6 +195,21 @@ def require_frames(candidates: list[Candidate], skipped: list[tuple[str, str]], 
     if not candidates:
         why = f"; frame {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
         raise InputError(f"found no usable frame among {len(skipped)}{why}", file=path)
+
+
+def check_inside(root: Path, relative: str, known_folders: set[str]) -> None:
+    """Do what resolve_inside does, but resolve each folder once; `known_folders` is updated.
+
+    raises  FormatError for a path that leaves `root`, InputError when there is no such regular file
+    """
+    folder = relative.rpartition("/")[0]
+    try:
+        mode = os.lstat(f"{root}/{relative}").st_mode
+    except (OSError, ValueError):
+        mode = 0
+    if folder not in known_folders or not stat.S_ISREG(mode):  # a link, among others
+        resolve_inside(root, relative)
+        known_folders.add(folder)
 
 
 def find_points(root: Path, name: str) -> str | None:

@@ -246,7 +246,8 @@ def _depth_lookup(size, distortion, K_bytes: bytes, depth_K_bytes: bytes, depth_
     else:
         rays = _distorted_rays(size, distortion, K)  # (3, H W)
         x, y, _ = (depth_K @ rays).reshape(3, *size)
-    columns, rows = (np.floor(value + 0.5).astype(np.int64) for value in (x, y))
+    # clipped first: a lens or camera far off would overflow the integers
+    columns, rows = (np.floor(np.clip(value, -9, MAX_SIDE) + 0.5).astype(np.int64) for value in (x, y))
     inside = (rows >= 0) & (rows < depth_size[0]) & (columns >= 0) & (columns < depth_size[1])
     return np.clip(rows, 0, depth_size[0] - 1), np.clip(columns, 0, depth_size[1] - 1), inside
 

@@ -10,6 +10,7 @@ given, depth/<image name>.png is taken.  Frames are the ones listed: pictures wi
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path, PurePosixPath
 
@@ -19,6 +20,7 @@ from pc3dcli.datasets.frame_files import (
     POSE_HINT,
     CameraGrid,
     camera_grid,
+    check_inside,
     find_points,
     require_frames,
     usable_pose,
@@ -26,7 +28,6 @@ from pc3dcli.datasets.frame_files import (
 from pc3dcli.datasets.scene import Frame, OpenOptions, Scene, check_depth_scale, checked_distortion
 from pc3dcli.errors import FormatError, InputError
 from pc3dcli.formats.images import image_size, read_bytes
-from pc3dcli.formats.paths import resolve_inside
 
 PATTERN = "transforms.json, or nerfstudio/transforms.json beside rgb/ and depth/"
 NAMES = ("transforms.json", "nerfstudio/transforms.json")
@@ -50,14 +51,14 @@ def open_scene(scene: str, path: Path, options: OpenOptions) -> Scene:
     document = _read(file)
     scale = check_depth_scale(options.depth_scale or document.get("depth_unit_scale_factor", 0.001), file)
     names = _names(document["frames"], file)
-    frames, skipped, grids = [], [], {}
+    frames, skipped, grids, folders = [], [], {}, set()
     for index, (entry, name) in enumerate(zip(document["frames"], names, strict=True)):
         place = f"{file}: frames[{index}]"
         pose, reason = _pose(entry, options, place)
         if pose is None:
             skipped.append((name, reason))
             continue
-        image, depth = _pictures(path, entry, place)
+        image, depth = _pictures(path, entry, place, folders)
         camera = {key: entry.get(key, document.get(key)) for key in CAMERA_KEYS}
         grid = _grid(path, camera, image, depth, grids, place)
         time_s = entry.get("timestamp")
@@ -136,25 +137,25 @@ def _is_real(value) -> bool:
     return isinstance(value, float) or (type(value) is int and abs(value) < 1 << 60)
 
 
-def _pictures(path: Path, entry: dict, place: str) -> tuple[str, str | None]:
+def _pictures(path: Path, entry: dict, place: str, folders: set[str]) -> tuple[str, str | None]:
     name = _file_name(entry, "file_path", place)
-    image = next((found for folder in PICTURE_FOLDERS if (found := _existing(path, folder + name))), None)
+    image = next((found for folder in PICTURE_FOLDERS if (found := _existing(path, folder + name, folders))), None)
     if image is None:
         raise InputError("no such image", file=path / name, hint="delete the frame or add its image")
     if entry.get("depth_file_path") is None:
         depth = f"depth/{PurePosixPath(name).stem}.png"
-        return image, depth if _existing(path, depth) == depth else None
+        return image, depth if _existing(path, depth, folders) == depth else None
     name = _file_name(entry, "depth_file_path", place)
-    depth = next((found for folder in ("", "nerfstudio/") if (found := _existing(path, folder + name))), None)
+    depth = next((found for folder in ("", "nerfstudio/") if (found := _existing(path, folder + name, folders))), None)
     if depth is None:
         raise InputError("no such depth image", file=path / name, hint="delete the frame or add its depth image")
     return image, depth
 
 
-def _existing(path: Path, name: str) -> str | None:
+def _existing(path: Path, name: str, folders: set[str]) -> str | None:
     for suffix in PICTURE_SUFFIXES:
-        if (path / (name + suffix)).is_file():
-            resolve_inside(path, name + suffix)
+        if os.path.isfile(f"{path}/{name}{suffix}"):  # noqa: PTH113 - asked ten times a frame
+            check_inside(path, name + suffix, folders)
             return name + suffix
     return None
 

@@ -19,6 +19,7 @@ from pc3dcli.datasets.frame_files import (
     CameraGrid,
     Candidate,
     camera_grid,
+    check_inside,
     find_points,
     make_frames,
     require_frames,
@@ -26,7 +27,6 @@ from pc3dcli.datasets.frame_files import (
 )
 from pc3dcli.datasets.scene import OpenOptions, Scene, checked_distortion
 from pc3dcli.errors import FormatError, InputError
-from pc3dcli.formats.paths import resolve_inside
 from pc3dcli.formats.poses import parse_numbers, text_lines
 
 PATTERN = "rgb.txt, depth.txt and groundtruth.txt"
@@ -64,9 +64,10 @@ def open_scene(scene: str, path: Path, options: OpenOptions) -> Scene:
         candidates.append(Candidate(name, image, depth, pose, time_s))
     require_frames(candidates, skipped, path)
     candidates.sort(key=lambda candidate: candidate.time_s)
+    folders: set[str] = set()
     for candidate in candidates:
-        resolve_inside(path, candidate.image)
-        resolve_inside(path, candidate.depth)
+        check_inside(path, candidate.image, folders)
+        check_inside(path, candidate.depth, folders)
     grid, notes = _grid(path, candidates[0])
     return Scene(
         scene=scene,

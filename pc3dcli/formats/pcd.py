@@ -150,7 +150,7 @@ def _count(header: dict[str, list[str]], file: File) -> int:
     """Return the number of points; WIDTH x HEIGHT must agree where they are given."""
     numbers = {}
     for name in ("POINTS", "WIDTH", "HEIGHT"):
-        word = header.get(name, ["missing"])[0] if name in header else None
+        word = " ".join(header[name]) if name in header else None
         if word is not None and not (word.isascii() and word.isdigit() and len(word) < 13):
             raise FormatError(f"found {name} {word[:40]!r}, expected a count", file=file)
         numbers[name] = int(word) if word is not None else None

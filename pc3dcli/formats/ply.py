@@ -284,7 +284,7 @@ class _AsciiReader:
                 if prop.count_kind:
                     take = values[position] if position < len(values) else -1
                     position += 1
-                if take != take or take < 0 or take != int(take) or position + take > len(values):
+                if not 0 <= take <= len(values) - position or take != int(take):  # NaN fails the first
                     raise FormatError(f"found {len(values)} numbers, expected more", file=self.file, line=line)
                 part = values[position : position + int(take)]
                 columns[prop.name].append(self._typed(np.array(part), prop, line) if prop.count_kind else part[0])

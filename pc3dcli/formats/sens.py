@@ -118,7 +118,7 @@ def _open_sens(path: Path, size: int, _modified: int) -> SensFile:
         if name_length > MAX_NAME:
             raise FormatError(f"found a sensor name of {name_length} bytes, expected a .sens header", file=path)
         _take(stream, name_length, path)
-        matrices = np.frombuffer(_take(stream, 256, path), "<f4").reshape(4, 4, 4).astype(np.float64)
+        matrices = _as_float64(np.frombuffer(_take(stream, 256, path), "<f4").reshape(4, 4, 4))
         numbers = _SIZES.unpack(_take(stream, _SIZES.size, path))
         kinds, sizes, units = _check_header(numbers, path)
         poses, times, spans = _index(stream, numbers[7], size, path)
@@ -182,7 +182,12 @@ def _index(stream, count: int, size: int, path: Path) -> tuple[np.ndarray, np.nd
         spans[index] = position, color_bytes, depth_bytes
         position += color_bytes + depth_bytes
     table = np.frombuffer(b"".join(headers), [("pose", "<f4", (4, 4)), ("rest", "<u8", (4,))])
-    return table["pose"].astype(np.float64), table["rest"][:, 0].copy(), spans
+    return _as_float64(table["pose"]), table["rest"][:, 0].copy(), spans
+
+
+def _as_float64(values: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+        return values.astype(np.float64)
 
 
 def _inflate(data: bytes, size: int, place: str) -> bytes:

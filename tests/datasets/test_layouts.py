@@ -169,5 +169,10 @@ def test_frame_records_survive_json(tmp_path):
         scene = open_scenes(write(tmp_path / layout))[0].open()
         for frame in scene.frames:
             back = frame_from_record(json.loads(json.dumps(frame_to_record("s", frame), allow_nan=False)))
-            assert (back.frame, back.image, back.depth, back.size) == (frame.frame, frame.image, frame.depth, frame.size)
+            assert (back.frame, back.image, back.depth, back.size) == (
+                frame.frame,
+                frame.image,
+                frame.depth,
+                frame.size,
+            )
             assert np.allclose(back.world_from_cam, frame.world_from_cam, atol=1e-8) and np.allclose(back.K, frame.K)

@@ -122,7 +122,13 @@ def frames_list(folder: Path) -> Path:
     for index, (rgb, depth, pose) in enumerate(frames()):
         put(folder / f"c{index}.png", png(rgb))
         put(folder / f"d{index}.png", png(depth))
-        record = {"type": "frame", "scene": "s", "frame": str(index), "image": f"c{index}.png", "depth": f"d{index}.png"}
+        record = {
+            "type": "frame",
+            "scene": "s",
+            "frame": str(index),
+            "image": f"c{index}.png",
+            "depth": f"d{index}.png",
+        }
         record |= {"size": list(SIZE), "K": K.tolist(), "world_from_cam": pose.tolist(), "time_s": index / 30}
         lines.append(json.dumps(record))
     put(folder / "frames.ndjson", "\n".join(lines) + "\n")
@@ -142,7 +148,9 @@ def sens(path: Path, color_kind: int = 2, depth_kind: int = 1, count: int = 4, b
         raw = depth.astype("<u2").tobytes()
         packed = zlib.compress(raw) if depth_kind else raw
         matrix = np.full((4, 4), -np.inf) if index == bad_pose else pose
-        data += matrix.astype("<f4").tobytes() + struct.pack("<QQQQ", index * 33333, index * 33333, len(color), len(packed))
+        data += matrix.astype("<f4").tobytes() + struct.pack(
+            "<QQQQ", index * 33333, index * 33333, len(color), len(packed)
+        )
         data += color + packed
     put(path, data + struct.pack("<Q", 0))
     return path
@@ -187,7 +195,7 @@ def lzf(data: bytes) -> bytes:
 
     while position < len(data):
         start, length = seen.get(data[position : position + 3], -1), 0
-        if 0 <= start and position - start <= 8192 and position + 3 <= len(data):
+        if start >= 0 and position - start <= 8192 and position + 3 <= len(data):
             while position + length < len(data) and length < 264 and data[start + length] == data[position + length]:
                 length += 1
         seen[data[position : position + 3]] = position

@@ -32,19 +32,6 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _STDERR_LOCK = threading.Lock()
 _HARMLESS = (b"libpng warning", b"unknown JFIF revision", b"before marker 0xd9")  # padding of many cameras
 _DAMAGE = (b"libpng error", b"grfmt_", b"Corrupt JPEG", b"Premature end of JPEG", b"Invalid SOS", b"Inconsistent prog")
-_PNG = b"\x89PNG\r\n\x1a\n"
-_PNG_BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # colour type -> bit depths
-_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-_STDERR_LOCK = threading.Lock()
-_HARMLESS = (b"libpng warning", b"unknown JFIF revision", b"before marker 0xd9")  # padding of many cameras
-_DAMAGE = (b"libpng error", b"grfmt_", b"Corrupt JPEG", b"Premature end of JPEG", b"Invalid SOS", b"Inconsistent prog")
-    b"libpng error",
-    b"Corrupt JPEG",
-    b"Premature end of JPEG",
-    b"Invalid SOS",
-    b"Inconsistent progression",
-    b"grfmt_",
-)
 
 File = str | PathLike[str]
 

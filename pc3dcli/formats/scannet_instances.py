@@ -64,13 +64,13 @@ def find_scenes(folder: Path) -> dict[str, Path]:
 
 
 def find_truth(folder: Path) -> dict[str, Path]:
-    """Return the ground-truth file of every scene: `<scene>.txt` in `folder`, in `gt/` or in the scene's own folder.
+    """Return the ground-truth file of every scene: `<scene>.txt` in `gt/`, in `folder`, or in the scene's own folder.
 
     raises  InputError naming the patterns tried when there is none
     """
     if folder.is_file():
         return {folder.stem: folder}
-    patterns = ("*.txt", "gt/*.txt", "*/gt/*.txt", "*/*.txt")
+    patterns = ("gt/*.txt", "*.txt", "*/gt/*.txt", "*/*.txt")
     for pattern in patterns:
         files = [path for path in sorted(folder.glob(pattern)) if path.is_file()]
         if pattern == patterns[-1]:

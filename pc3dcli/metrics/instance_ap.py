@@ -365,9 +365,9 @@ def average_precision(score: np.ndarray, is_true: np.ndarray, num_truth: int) ->
     first = np.concatenate(([0], np.flatnonzero(score[1:] != score[:-1]) + 1))  # of the entries of each distinct score
     true_from = is_true.sum() - np.concatenate(([0], np.cumsum(is_true)))[first]
     precision = np.append(true_from / (score.size - first), 1.0)
-    recall = np.append(true_from / num_truth, 0.0)  # (m + 1,), the last point is artificial
-    padded = np.concatenate((recall[:1], recall, [0.0]))
-    return float(precision @ ((padded[:-2] - padded[2:]) / 2))
+    # twice the width of each point in instances, the last one artificial: whole numbers, so that a perfect result is 1
+    padded = np.concatenate((true_from[:1], true_from, [0, 0]))
+    return float(precision @ (padded[:-2] - padded[2:])) / (2 * num_truth)
 
 
 def mean_or_none(values: np.ndarray) -> float | None:

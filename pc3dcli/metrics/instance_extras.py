@@ -85,10 +85,10 @@ def _weighted_ap(score: np.ndarray, is_true: np.ndarray, weight: np.ndarray, num
     count_from = np.cumsum(weight[:, ::-1], axis=1)[:, ::-1][:, first]
     true_from = np.cumsum((weight * is_true)[:, ::-1], axis=1)[:, ::-1][:, first]
     precision = np.where(count_from > 0, true_from / np.maximum(count_from, 1), 1.0)
-    recall = true_from / np.maximum(num_truth, 1)[:, None]
-    padded = np.concatenate((recall[:, :1], recall, np.zeros((len(recall), 2))), axis=1)
-    width = (padded[:, :-2] - padded[:, 2:]) / 2
-    return (precision * width[:, :-1]).sum(axis=1) + width[:, -1]  # the artificial point has precision 1
+    padded = np.concatenate((true_from[:, :1], true_from, np.zeros((len(weight), 2), np.int64)), axis=1)
+    width = padded[:, :-2] - padded[:, 2:]
+    total = (precision * width[:, :-1]).sum(axis=1) + width[:, -1]  # the artificial point has precision 1
+    return total / (2 * np.maximum(num_truth, 1))
 
 
 def _percentiles(values: list[float | None]) -> list[float | None]:

@@ -47,12 +47,16 @@ def make_scene(rng, num_vertices, num_instances, num_predictions):
     return ids, masks, labels[owner], rng.random(num_predictions)
 
 
+# the peak of the program itself: a child's ru_maxrss starts with what this process held when it forked
+PEAK = "import sys; from pc3dcli import main; main._run(sys.argv[1:]); print(open('/proc/self/status').read())"
+
+
 def child_seconds(command, **options):
-    """Run a program; return its user + system CPU seconds and its peak memory in MiB."""
+    """Run a program; return its user + system CPU seconds and what it printed."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **options)
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, **options).stdout
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, after.ru_maxrss / 1024
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, output
 
 
 def text_masks(scenes, peer):
@@ -62,9 +66,11 @@ def text_masks(scenes, peer):
         for index, (ids, masks, labels, scores) in enumerate(scenes):
             write_truth(folder / "gt" / f"s{index}.txt", ids)
             write_prediction(folder / "pred", f"s{index}", masks.T, labels, scores)
-        command = [sys.executable, "-m", "pc3dcli", "eval", str(folder / "pred"), "--gt", str(folder / "gt")]
+        arguments = ["eval", folder / "pred", "--gt", folder / "gt"]
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-        ours, memory = child_seconds(command, env=environment)
+        ours, _ = child_seconds([sys.executable, "-m", "pc3dcli", *arguments], env=environment)
+        _, output = child_seconds([sys.executable, "-c", PEAK, *arguments], env=environment)
+        memory = next(int(line.split()[1]) for line in output.splitlines() if line.startswith("VmHWM")) / 1024
         theirs = None
         if peer:
             paths = ["--pred_path", folder / "pred", "--gt_path", folder / "gt", "--output_file", folder / "result.csv"]

@@ -258,6 +258,11 @@ def test_uniform_scores_give_recall_times_one_plus_precision_over_two():
     assert average_precision(score, is_true, 4) == 0.65625
 
 
+@pytest.mark.parametrize("count", [3, 7, 49, 1000])
+def test_a_perfect_curve_is_exactly_one(count):
+    assert average_precision(np.linspace(0, 1, count), np.ones(count, bool), count) == 1.0
+
+
 def test_ties_do_not_depend_on_order():
     rng = np.random.default_rng(0)
     score = np.sort(rng.choice([0.0, 0.5, 1.0], 50))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Graph-based over-segmentation of meshes and clouds (Felzenszwalb and Huttenlocher, IJCV 2004), as ScanNet's Segmentator.
+"""Graph-based over-segmentation of meshes and clouds (Felzenszwalb, Huttenlocher 2004), as in the Segmentator.
 
 Edges in order of weight w join two components when w <= Int(C) + k / |C| holds for both, Int(C) being the weight of
 the last edge that joined C; then components below a least size join along the sorted edges.  The result is that

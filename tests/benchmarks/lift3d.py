@@ -3,8 +3,8 @@
 
     python -m tests.benchmarks.lift3d [--frames 100] [--cache DIR]
 
-Prints CPU seconds of: voting alone (depth and labels decoded), the whole lift (depth PNG and run lengths decoded, votes,
-each way of merging, instances encoded), fusing a cloud from the frames, and superpoints; and the peak memory.
+Prints CPU seconds of: voting alone (depth and labels decoded), the whole lift (depth PNG and run lengths decoded,
+votes, each way of merging, instances encoded), fusing a cloud from the frames, and superpoints; and the peak memory.
 Frames beyond the rendered ones repeat them, with other ids for the tracks of every round.
 """
 

@@ -36,7 +36,7 @@ LIFT = LiftConfig()
 
 @dataclass
 class RoomFrames:
-    """One filmed room: depth (T, H, W) float32, instance and part (T, H, W), K, poses (T, 4, 4), points and their objects."""
+    """One filmed room: (T, H, W) depth float32, instance and part; K, poses (T, 4, 4), points and their objects."""
 
     depth: np.ndarray
     instance: np.ndarray

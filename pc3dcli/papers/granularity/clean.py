@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cleaning of lifted instances: density components, least sizes, superpoint snapping (granularity_tracking.md 5.4).
 
-*Departures*, ours: DBSCAN is computed on a grid (scikit-learn's lists every neighbour of every point: 3 s and 150 MB for
-215 k points at 2 cm); core points and their components are exactly DBSCAN's, a border point joins its nearest core.
+*Departures*, ours: DBSCAN is computed on a grid (scikit-learn's lists every neighbour of every point: 3 s and 150 MB
+for 215 k points at 2 cm); core points and their components are exactly DBSCAN's, a border point joins its nearest
+core.
 """
 
 from __future__ import annotations
@@ -29,9 +30,7 @@ def density_components(points: np.ndarray, eps: float = 0.1, min_neighbors: int 
     is_core = count[cell] >= min_neighbors
     sparse_points = np.flatnonzero(~is_core)
     if len(sparse_points):
-        is_core[sparse_points] = (
-            tree.query_ball_point(points[sparse_points], eps, return_length=True) >= min_neighbors
-        )
+        is_core[sparse_points] = tree.query_ball_point(points[sparse_points], eps, return_length=True) >= min_neighbors
     label = np.full(len(points), -1, np.int64)
     core = np.flatnonzero(is_core)
     if len(core):
@@ -51,7 +50,9 @@ def _core_components(points, cell, eps) -> np.ndarray:
     reach = cKDTree(points[first]).query_pairs(3 * eps, output_type="ndarray") if component.max() else near[:0]
     reach = reach[component[reach[:, 0]] != component[reach[:, 1]]]
     open_points = np.flatnonzero(np.isin(cell, reach))
-    pairs = open_points[cKDTree(points[open_points]).query_pairs(eps, output_type="ndarray")] if len(reach) else near[:0]
+    pairs = near[:0]
+    if len(reach):
+        pairs = open_points[cKDTree(points[open_points]).query_pairs(eps, output_type="ndarray")]
     return _components(len(cells), np.concatenate([near, cell[pairs]]))[cell]
 
 

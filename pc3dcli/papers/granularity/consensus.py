@@ -2,9 +2,10 @@
 """Instances by consensus of all views, ours: which pieces of the scene do most views see as one thing?
 
 A tracking policy keeps the granularity of an object's first sighting, and a merge by overlap joins whatever one bad
-mask joins.  Here every view is a witness: voxels that views keep in one mask form fragments, and fragments are joined,
-surest first, while of the views that see both a sufficient share holds them in a single mask.  The share of views is the
-idea of MaskClustering (Yan, Zhang, Zhu, Wang, CVPR 2024), which clusters whole masks; tracks enter as further witnesses.
+mask joins.  Here every view is a witness: voxels that views keep in one mask form fragments, and fragments are
+joined, surest first, while of the views that see both a sufficient share holds them in a single mask.  The share of
+views is the idea of MaskClustering (Yan, Zhang, Zhu, Wang, CVPR 2024), which clusters whole masks; tracks enter as
+further witnesses.
 
 *Departures* from MaskClustering: nodes are fragments, not masks, so a mask that covers two objects is outvoted instead
 of having to be detected and removed; rates are averaged over joined groups; a lower rate suffices between groups that
@@ -211,10 +212,11 @@ def _surplus(together, seen, touch, same_object, same_object_apart) -> np.ndarra
 
 def _instances(votes, points, evidence, tracks, label, config) -> list[Instance]:
     point_label = label[evidence.unit]
-    share = _label_shares(tracks, label)
+    inside, track_total = _votes_inside(tracks, label), np.asarray(tracks.sum(axis=0)).reshape(-1)
+    seen = np.bincount(point_label[point_label >= 0], votes.seen[point_label >= 0], len(inside))
     track_ids, track_views = list(votes.views()), np.array(list(votes.views().values()), np.int64)
     instances = []
-    for k in range(label.max(initial=-1) + 1):
+    for k in range(len(inside)):
         index = np.flatnonzero(point_label == k)
         parts = split_components(
             points[index],
@@ -223,8 +225,10 @@ def _instances(votes, points, evidence, tracks, label, config) -> list[Instance]
             min_points=config.min_points,
             min_share=2.0,  # never cut: views have decided what belongs together
         )
-        mine = np.flatnonzero(share[k] > 0.5)
         fit, view_count = _view_fit(evidence, label == k)
+        if fit is None:  # as for tracks: votes inside / (frames that see the points + votes elsewhere)
+            fit = float((inside[k] / np.maximum(seen[k] + track_total - inside[k], 1)).max(initial=0))
+        mine = np.flatnonzero(inside[k] > 0.5 * track_total)
         views = max(view_count, int(track_views[mine].max(initial=0)))
         if parts and views >= config.min_views:
             tracks_of = tuple(track_ids[j] for j in mine)
@@ -232,26 +236,28 @@ def _instances(votes, points, evidence, tracks, label, config) -> list[Instance]
     return instances
 
 
-def _label_shares(tracks, label) -> np.ndarray:
-    """Return (K, T) the share of each track's votes that lies in each instance."""
+def _votes_inside(tracks, label) -> np.ndarray:
+    """Return (I, T) the votes of each track on the units of each instance."""
     inside = np.flatnonzero(label >= 0)
     select = sparse.csr_matrix((np.ones(len(inside)), (label[inside], inside)), (label.max(initial=-1) + 1, len(label)))
-    return (select @ tracks).toarray() / np.maximum(np.asarray(tracks.sum(axis=0)), 1e-9)
+    return (select @ tracks).toarray()
 
 
-def _view_fit(evidence, is_member) -> tuple[float, int]:
-    """Return the mean over views, by visible units, of the best IoU of any mask with the visible part; and the views."""
+def _view_fit(evidence, is_member) -> tuple[float | None, int]:
+    """Compare an instance with the masks of single views.
+
+    is_member  (U,) bool
+    returns    mean over the views that see it, by visible units, of the best IoU of a mask with the visible part, None
+               when no view sees it; number of views with an IoU above 0.25
+    """
     fits, weights = [], []
     for view in evidence.views:
         inside = is_member[view.unit]
         visible = int(inside.sum())
         if not visible:
             continue
-        best = 0.0
-        for mask in view.masks:
-            shared = int(inside[mask].sum())
-            best = max(best, shared / (visible + len(mask) - shared))
-        fits.append(best)
+        shared = [(int(inside[mask].sum()), len(mask)) for mask in view.masks]
+        fits.append(max((s / (visible + n - s) for s, n in shared), default=0.0))
         weights.append(visible)
-    views = sum(fit > 0.25 for fit in fits)
-    return (float(np.average(fits, weights=weights)) if fits else 0.0), views
+    mean = float(np.average(fits, weights=weights)) if fits else None
+    return mean, sum(fit > 0.25 for fit in fits)

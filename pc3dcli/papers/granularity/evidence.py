@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What single views say about objects: which voxels of the scene each frame sees and which masks hold them.
 
-The incidence of voxels and masks over all views is the mask graph of MaskClustering (Yan, Zhang, Zhu, Wang: "MaskClustering:
-View Consensus based Mask Graph Clustering", CVPR 2024) before any clustering; consensus.py reads it.  *Departure*,
-ours: voxels instead of points, and at most `max_views` views, so that memory does not depend on the number of frames.
+The incidence of voxels and masks over all views is the mask graph of MaskClustering (Yan, Zhang, Zhu, Wang:
+"MaskClustering: View Consensus based Mask Graph Clustering", CVPR 2024) before any clustering; consensus.py reads it.
+*Departure*, ours: voxels instead of points, and at most `max_views` views, so that memory does not depend on the
+number of frames.
 """
 
 from __future__ import annotations

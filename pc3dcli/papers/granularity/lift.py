@@ -34,9 +34,7 @@ class Lifter:
         """points  (N, 3) float, metres, world frame, finite."""
         self.config = config or LiftConfig()
         self.points = points
-        self.votes = PointVotes(
-            points, max_gap=self.config.max_gap, flying_pixel_range=self.config.flying_pixel_range
-        )
+        self.votes = PointVotes(points, max_gap=self.config.max_gap, flying_pixel_range=self.config.flying_pixel_range)
         self.evidence = ViewEvidence(points, self.config.unit, self.config.max_keyframes)
 
     def add_frame(

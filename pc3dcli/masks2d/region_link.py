@@ -48,7 +48,8 @@ def trusted_depth(fit: SurfaceFit, geometry_edges: np.ndarray, noise: float) -> 
     return cv2.erode(calm, np.ones((5, 5), np.uint8), borderValue=0) > 0
 
 
-def superpixel_moments(labels: np.ndarray, fit: SurfaceFit, lab: np.ndarray, calm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def superpixel_moments(labels: np.ndarray, fit: SurfaceFit, lab: np.ndarray,
+                       calm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return per superpixel the (S, 10) depth moments and (S, B) colour counts.
 
     labels  (H, W) int32 superpixels 0..S-1

@@ -71,7 +71,7 @@ def _geometry_strength(fit: SurfaceFit, axis: int, noise: float) -> np.ndarray:
     crease = (1.0 - (fit.normal[first] * fit.normal[second]).sum(-1)) * 4.0
     both = fit.valid[first] & fit.valid[second]
     ends = fit.valid[first] != fit.valid[second]
-    return np.where(both, np.minimum(step + crease, 1.5), np.where(ends, 0.6, 0.0)).astype(np.float32)
+    return np.where(both, np.minimum(step + crease, 1.5), np.where(ends, 1.0, 0.0)).astype(np.float32)
 
 
 def superpixels(edges: np.ndarray, spacing: int) -> np.ndarray:
@@ -173,7 +173,8 @@ def _border_pixels(labels: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarra
     return flat, flat + (labels.shape[1] if axis == 0 else 1)
 
 
-def _pair_features(labels: np.ndarray, lab: np.ndarray, fit: SurfaceFit | None, noise: float, where: tuple) -> np.ndarray:
+def _pair_features(labels: np.ndarray, lab: np.ndarray, fit: SurfaceFit | None, noise: float,
+                   where: tuple) -> np.ndarray:
     """Return (P, F) float32 features of touching pixel pairs (first, second, axis, reach)."""
     first, second, axis, reach = where
     H, W = labels.shape

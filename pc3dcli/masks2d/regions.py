@@ -27,9 +27,9 @@ class RegionsConfig:
     """Settings of the region source; every value is ours."""
 
     region_max_pixels: int = 640 * 480  # pixels; larger images are segmented at a smaller size
-    region_spacing: int = 14  # pixels between superpixel seeds
+    region_spacing: int = 14  # pixels between superpixel seeds in an image of region_max_pixels, fewer in smaller ones
     region_noise: float = 0.0025  # 1/metres, expected error of inverse depth
-    region_window: int = 5  # pixels, half width of the plane fitting window
+    region_window: int = 5  # pixels of the same image, half width of the plane fitting window
     region_plane_area: float = 0.15  # square metres, smallest structure plane
     region_plane_share: float = 0.01  # share of the image, smallest structure plane
     region_plane_angle_deg: float = 25.0  # degrees, normal to plane normal
@@ -38,10 +38,11 @@ class RegionsConfig:
     region_patch_strength: float = 0.15  # border strength at which smooth faces are cut, to compare pieces
     region_part_gap: float = 0.05  # rise of border strength that makes a node worth keeping
     region_min_share: float = 0.0005  # share of the image, smallest mask
-    region_speck: float = 60.0  # pixels, regions well below this join whatever their border
+    region_speck: float = 60.0  # pixels of the same image, regions well below this join whatever their border
     region_bridge: float = 0.6  # border strength of two surfaces that meet only across missing depth
     region_link_misfit: float = 3.0  # in region_noise, joint residual of two pieces of one surface
     region_link_colour: float = 0.25  # least overlap in [0, 1] of their colour histograms
+    region_seen_share: float = 0.8  # masks with depth on more than this share keep only pixels with depth
     region_overlap: float = 0.9  # intersection over union above which two masks are duplicates
     region_max_masks: int = 100  # masks per frame
 
@@ -108,32 +109,40 @@ class _Partition:
     fit: SurfaceFit | None
     lab: np.ndarray  # (H, W, 3) float32, smoothed
     geometry_edges: np.ndarray  # (H, W) uint8
+    seen_share: float  # see region_seen_share
 
     @staticmethod
     def of(rgb: np.ndarray, depth: np.ndarray | None, K: np.ndarray, config: RegionsConfig) -> "_Partition":
+        # Windows and spacings are meant for the full working size; a thumbnail needs smaller ones.
+        scale = min(1.0, (rgb.shape[0] * rgb.shape[1] / config.region_max_pixels) ** 0.5)
         lab = cv2.cvtColor(rgb.astype(np.float32) / 255.0, cv2.COLOR_RGB2Lab)
-        lab = cv2.GaussianBlur(lab, (0, 0), 1.2)
+        lab = cv2.GaussianBlur(lab, (0, 0), max(0.6, 1.2 * scale))
         fit, planes = None, np.full(rgb.shape[:2], -1, np.int32)
         if depth is not None:
-            fit = fit_surface(depth, K, config.region_window)
+            fit = fit_surface(depth, K, max(2, round(config.region_window * scale)))
             limits = PlaneLimits(config.region_noise, config.region_plane_area, config.region_plane_share,
                                  config.region_plane_angle_deg, config.region_max_planes)
             planes = structure_planes(depth, K, fit, limits)
         edges, geometry_edges = edge_maps(lab, fit, planes, config.region_noise)
-        labels = superpixels(edges, config.region_spacing)
-        borders = describe_borders(labels, lab, fit, config.region_noise, reach=3)
+        labels = superpixels(edges, max(4, round(config.region_spacing * scale)))
+        borders = describe_borders(labels, lab, fit, config.region_noise, reach=max(1, round(3 * scale)))
         size = np.bincount(labels.ravel()).astype(np.float32)
         plane = _majority_plane(labels, planes, size)
         strength = border_strength(borders, plane)
         valid = np.zeros(labels.shape, bool) if fit is None else fit.valid
         seen = np.bincount(labels.ravel(), valid.ravel(), len(size)) > 0.5 * size
-        tree = merge_tree(TreeBorders(borders.pairs, borders.length, strength), size, seen, config.region_speck,
-                          config.region_bridge)
-        return _Partition(labels, size, plane, seen, borders, strength, tree, fit, lab, geometry_edges)
+        tree = merge_tree(TreeBorders(borders.pairs, borders.length, strength), size, seen,
+                          config.region_speck * scale * scale, config.region_bridge)
+        return _Partition(labels, size, plane, seen, borders, strength, tree, fit, lab, geometry_edges,
+                          config.region_seen_share)
 
     def mask(self, members: np.ndarray) -> np.ndarray:
-        """(H, W) bool from (S,) bool."""
-        return members[self.labels]
+        """(H, W) bool from (S,) bool; a mask with depth almost everywhere ends where the depth does."""
+        mask = members[self.labels]
+        if self.fit is None:
+            return mask
+        with_depth = mask & self.fit.valid
+        return with_depth if with_depth.sum() > self.seen_share * mask.sum() else mask
 
 
 def _majority_plane(labels: np.ndarray, planes: np.ndarray, size: np.ndarray) -> np.ndarray:

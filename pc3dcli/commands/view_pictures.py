@@ -129,6 +129,6 @@ def _instance_picture(cloud: ShownCloud, top: np.ndarray, visible: render.Visibl
 
 
 def _track(record: dict) -> int:
-    if type(record["track"]) is not int:
-        raise FormatError(f'"track" is {record["track"]!r} in frame {record["frame"]}, expected a whole number')
+    if type(record["track"]) is not int or not 0 <= record["track"] < 1 << 31:
+        raise FormatError(f'"track" is {record["track"]!r} in frame {record["frame"]}, expected a whole number from 0')
     return record["track"]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pc3dcli.formats.cloud import Cloud
     from pc3dcli.stream.reader import Line
 
+MAX_COORDINATE = 1e9  # metres; ours
+MAX_INSTANCES = 65_000  # labels are 16 bits in the page
 FUSED_FRAMES = 80  # at most, evenly spaced; ours
 FUSED_VOXEL = (0.004, 0.02)  # metres, least and greatest edge; ours
 VOXEL_PIXELS = 4  # width of a voxel in pixels at the typical depth; ours
@@ -160,9 +162,11 @@ def shown_cloud(content: SceneContent, max_points: int) -> ShownCloud | None:
     if cloud is None:
         return None
     xyz = cloud.xyz
-    chosen = np.flatnonzero(np.isfinite(xyz).all(1))
+    chosen = np.flatnonzero((np.abs(xyz) < MAX_COORDINATE).all(1))  # false for NaN
     if len(chosen) == 0:
         raise FormatError(f"scene {content.record['scene']} has no point with finite coordinates")
+    if len(content.instances) > MAX_INSTANCES:
+        raise FormatError(f"{len(content.instances)} instances, at most {MAX_INSTANCES} can be shown")
     if len(chosen) > max_points:
         rng = np.random.default_rng(0)
         chosen = np.sort(rng.choice(chosen, max_points, replace=False))
@@ -249,8 +253,8 @@ def _decoded(records: list[dict], num_points: int, chosen: np.ndarray) -> Iterat
         mask = decode_points(record["rle"], num_points)
         points = np.flatnonzero(mask[chosen])
         label, score, number = record.get("label"), record.get("score"), record["instance"]
-        if type(number) is not int or number < 0:
-            raise FormatError(f'"instance" is {number!r}, expected a whole number from 0')
+        if type(number) is not int or not 0 <= number < 1 << 31:
+            raise FormatError(f'"instance" is {number!r}, expected a whole number from 0 to 2^31')
         if not isinstance(label, str | None) or not isinstance(score, int | float | None):
             raise FormatError(f"instance {number} has label {label!r} and score {score!r}, expected text and a number")
         yield ShownInstance(number, points, int(np.count_nonzero(mask)), label, score)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from pc3dcli.stream.pipeline import Context, SceneTask
 
 if TYPE_CHECKING:
     from pc3dcli.datasets.scene import Frame, RgbdFrame, Scene
+    from pc3dcli.masks2d.sam2_video import Sam2Video
     from pc3dcli.papers.granularity.policy import MaskSource, Propagator, TrackedFrame
 
 EXAMPLES = (
@@ -190,7 +192,7 @@ def track_scene(task: SceneTask, context: Context) -> Iterator[dict]:
     yield _scene_record(task, scene)
     context.warnings.extend(_remarks(scene))
     frames = scene.frames[:: settings.stride]
-    detections = _Recorder(_mask_source(settings))
+    detections = _Recorder(_mask_source(settings, scene.scene))
     for done, tracked in enumerate(_track(settings, scene, frames, detections), 1):
         frame = frames[tracked.t]
         key = {"scene": scene.scene, "frame": frame.frame}
@@ -271,38 +273,53 @@ class _Recorder:
         return self.proposals.pop(frame, [])
 
 
-def _mask_source(settings: Settings) -> MaskSource:
+def _mask_source(settings: Settings, scene: str) -> MaskSource:
     if settings.masks == "regions":
         from pc3dcli.masks2d.regions import Regions
 
         return Regions(settings.regions)
-    if settings.masks == "sam":
-        from pc3dcli.masks2d.sam import Sam
-
-        return Sam(settings.sam_weights, _device(settings))
-    if settings.masks == "sam2":
-        from pc3dcli.masks2d.sam2 import Sam2
-
-        return Sam2(settings.sam2_weights, _device(settings))
     if settings.masks == "files":
         from pc3dcli.masks2d.files import MaskFiles
 
-        return MaskFiles(settings.prompts)
-    from pc3dcli.masks2d.oracle import OracleMasks
+        return MaskFiles(settings.prompts, scene)
+    if settings.masks == "oracle":
+        from pc3dcli.masks2d.oracle import OracleMasks
 
-    return OracleMasks(settings.oracle)
+        return OracleMasks(settings.oracle)
+    return _network_masks(
+        settings.masks, settings.sam_weights if settings.masks == "sam" else settings.sam2_weights, _device(settings)
+    )
 
 
 def _propagator(settings: Settings) -> Propagator | None:
     if settings.propagate == "none":
         return None
     if settings.propagate == "sam2":
-        from pc3dcli.masks2d.sam2_video import Sam2Video, Sam2VideoConfig
-
-        return Sam2Video(settings.sam2_weights, _device(settings), Sam2VideoConfig(window=settings.chunk))
+        network = _network_video(settings.sam2_weights, _device(settings), settings.chunk)
+        network.reset()
+        return network
     from pc3dcli.masks2d.reproject import Reproject
 
     return Reproject(settings.reproject)
+
+
+@lru_cache(maxsize=1)
+def _network_masks(kind: str, weights: Path, device: str) -> MaskSource:
+    """Load a network once for all scenes."""
+    if kind == "sam":
+        from pc3dcli.masks2d.sam import Sam
+
+        return Sam(weights, device)
+    from pc3dcli.masks2d.sam2 import Sam2
+
+    return Sam2(weights, device)
+
+
+@lru_cache(maxsize=1)
+def _network_video(weights: Path, device: str, window: int) -> Sam2Video:
+    from pc3dcli.masks2d.sam2_video import Sam2Video, Sam2VideoConfig
+
+    return Sam2Video(weights, device, Sam2VideoConfig(window=window))
 
 
 def _device(settings: Settings) -> str:

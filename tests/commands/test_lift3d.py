@@ -11,7 +11,20 @@ from safetensors.numpy import load_file
 from pc3dcli.formats.cloud import read_cloud
 from pc3dcli.formats.coco_rle import decode_points, encode_mask
 
-ORACLE = "--masks oracle -D p_whole=1.0 -D p_merge=0.0 -D p_nested=0.0 -D p_eroded=0.0 -D p_dilated=0.0".split()
+ORACLE = [
+    "--masks",
+    "oracle",
+    "-D",
+    "p_whole=1.0",
+    "-D",
+    "p_merge=0.0",
+    "-D",
+    "p_nested=0.0",
+    "-D",
+    "p_eroded=0.0",
+    "-D",
+    "p_dilated=0.0",
+]
 
 
 @pytest.fixture(scope="module")

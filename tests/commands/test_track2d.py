@@ -7,10 +7,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from pc3dcli.formats.coco_rle import decode_mask
 
 # an oracle without faults: each object comes whole, with exact edges
-ORACLE = "--masks oracle -D p_whole=1.0 -D p_merge=0.0 -D p_nested=0.0 -D p_eroded=0.0 -D p_dilated=0.0".split()
+ORACLE = [
+    "--masks",
+    "oracle",
+    "-D",
+    "p_whole=1.0",
+    "-D",
+    "p_merge=0.0",
+    "-D",
+    "p_nested=0.0",
+    "-D",
+    "p_eroded=0.0",
+    "-D",
+    "p_dilated=0.0",
+]
 
 
 def oracle(run, scans, *more):

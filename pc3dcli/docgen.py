@@ -23,6 +23,7 @@ import typer
 from pc3dcli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
+SUFFIXES = ("ndjson", "ply", "pcd", "bin", "sens")  # files that inputs may be, besides folders
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,22 +35,27 @@ class Option:
     help: str
     choices: tuple[str, ...]
     default: str | None
-    takes_path: bool
 
 
 def commands() -> dict[str, list[Option]]:
     """Return the options of each command, in the order of its signature."""
     group = typer.main.get_command(app)
-    return {name: [_option(p) for p in command.params if p.opts[0][0] == "-"] for name, command in group.commands.items()}
+    hints = {i.name: typing.get_type_hints(i.callback) for i in app.registered_commands}
+    return {
+        name: [_option(param, hints[name].get(param.name)) for param in command.params if param.opts[0][0] == "-"]
+        for name, command in group.commands.items()
+    }
 
 
-def _option(param: Any) -> Option:
-    choices = tuple(getattr(param.type, "choices", ()))
+def _option(param: Any, kind: Any) -> Option:
+    """Return the option of a parameter whose annotation, without typer's part, is `kind`."""
+    kinds = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+    choices = tuple(c for k in kinds if typing.get_origin(k) is typing.Literal for c in typing.get_args(k))
     metavar = None if getattr(param, "is_flag", False) else param.metavar or ("|".join(choices) or "VALUE")
     is_shown = metavar is not None and param.default not in (None, "", ()) and not callable(param.default)
     default = str(param.default) if is_shown else None
     names = tuple(param.opts) + tuple(param.secondary_opts)
-    return Option(names, metavar, param.help or "", choices, default, metavar in ("PATH", "FILE", "DIR"))
+    return Option(names, metavar, param.help or "", choices, default)
 
 
 def man_options(options: list[Option]) -> str:
@@ -73,7 +79,8 @@ def man_parameters(configs: list[Any], options: list[Option]) -> str:
         for field in dataclasses.fields(config):
             if field.name in taken:
                 continue
-            default = _roff(str(getattr(config, field.name)))
+            value = getattr(config, field.name)
+            default = _roff(str(value).lower() if isinstance(value, bool) else str(value))
             head = rf"\fB{_roff(field.name)}\fR={default} ({_roff(_type_name(hints[field.name]))})"
             entries.append(f".TP\n{head}\n{_roff(comments.get(field.name, ''))}")
     return "\n".join(entries)
@@ -120,15 +127,19 @@ def man_page(path: Path, parts: dict[str, str]) -> str:
 
 def bash_completion(all_commands: dict[str, list[Option]]) -> str:
     """Return the completion script for bash."""
-    cases, choices = [], []
+    cases, values = [], []
     for name, options in all_commands.items():
         words = " ".join(word for option in options for word in option.names)
         cases.append(f"    {name}) words='{words} -h --help' ;;")
         for option in options:
-            if option.choices:
+            if option.metavar is not None:
                 keys = "|".join(f"{name}:{flag}" for flag in option.names)
-                choices.append(f"    {keys}) COMPREPLY=($(compgen -W '{' '.join(option.choices)}' -- \"$cur\")); return ;;")
+                values.append(f"    {keys}) {_bash_value(option)}return ;;")
     return f"""# bash completion for pc3d; written by python -m pc3dcli.docgen
+_pc3d_files() {{
+  local IFS=$'\\n' suffix
+  COMPREPLY=($(compgen -d -- "$cur"; for suffix in "$@"; do compgen -f -X "!*$suffix" -- "$cur"; done))
+}}
 _pc3d() {{
   local cur prev command words i
   cur=${{COMP_WORDS[COMP_CWORD]}}; prev=${{COMP_WORDS[COMP_CWORD-1]}}; command=
@@ -139,7 +150,7 @@ _pc3d() {{
     COMPREPLY=($(compgen -W '{" ".join(all_commands)} --version --show-versions --help' -- "$cur")); return
   fi
   case "$command:$prev" in
-{chr(10).join(choices)}
+{chr(10).join(values)}
   esac
   case $command in
 {chr(10).join(cases)}
@@ -147,19 +158,26 @@ _pc3d() {{
   esac
   case $cur in
     -*) COMPREPLY=($(compgen -W "$words" -- "$cur")) ;;
-    *) COMPREPLY=($(compgen -f -- "$cur")) ;;
+    *) _pc3d_files {" ".join(f".{suffix}" for suffix in SUFFIXES)} ;;
   esac
 }}
 complete -o filenames -F _pc3d pc3d
 """
 
 
+def _bash_value(option: Option) -> str:
+    if option.choices:
+        return f"COMPREPLY=($(compgen -W '{' '.join(option.choices)}' -- \"$cur\")); "
+    return {"DIR": "_pc3d_files; ", "FILE": "_pc3d_files ''; ", "PATH": "_pc3d_files ''; "}.get(option.metavar, "")
+
+
 def zsh_completion(all_commands: dict[str, list[Option]]) -> str:
     """Return the completion function for zsh."""
     cases = []
     for name, options in all_commands.items():
-        lines = [f"        {_zsh_spec(option, flag)}" for option in options for flag in option.names]
-        cases.append(f"    {name})\n      _arguments \\\n" + " \\\n".join(lines) + " \\\n        '*:scene:_files'\n      ;;")
+        lines = [_zsh_spec(option, flag) for option in options for flag in option.names]
+        lines += ["'(- *)'{-h,--help}'[Show the help and exit.]'", f"'*:input:_files -g \"*.({'|'.join(SUFFIXES)})\"'"]
+        cases.append(f"    {name})\n      _arguments \\\n        " + " \\\n        ".join(lines) + "\n      ;;")
     return f"""#compdef pc3d
 # zsh completion for pc3d; written by python -m pc3dcli.docgen
 local command=$words[2]
@@ -179,7 +197,8 @@ def _zsh_spec(option: Option, flag: str) -> str:
     text = re.sub(r"(['\[\]:\\])", "", option.help)
     if option.metavar is None:
         return f"'*{flag}[{text}]'"
-    action = f"({' '.join(option.choices)})" if option.choices else "_files" if option.takes_path else " "
+    paths = {"DIR": "_files -/", "FILE": "_files", "PATH": "_files"}
+    action = f"({' '.join(option.choices)})" if option.choices else paths.get(option.metavar, " ")
     return f"'*{flag}[{text}]:{option.metavar.replace(':', '')}:{action}'"
 
 
@@ -190,15 +209,24 @@ def fish_completion(all_commands: dict[str, list[Option]]) -> str:
         "# fish completion for pc3d; written by python -m pc3dcli.docgen",
         f"complete -c pc3d -n 'not __fish_seen_subcommand_from {names}' -f -a '{names}'",
         f"complete -c pc3d -n 'not __fish_seen_subcommand_from {names}' -l version -l show-versions",
+        "complete -c pc3d -s h -l help -d 'Show the help and exit.'",
     ]
     for name, options in all_commands.items():
         for option in options:
             flags = " ".join(f"-l {f[2:]}" if f.startswith("--") else f"-s {f[1:]}" for f in option.names)
-            value = "" if option.metavar is None else " -r"
-            value += f" -f -a '{' '.join(option.choices)}'" if option.choices else ""
             text = option.help.replace("'", "\\'")
-            lines.append(f"complete -c pc3d -n '__fish_seen_subcommand_from {name}' {flags}{value} -d '{text}'")
+            lines.append(
+                f"complete -c pc3d -n '__fish_seen_subcommand_from {name}' {flags}{_fish_value(option)} -d '{text}'"
+            )
     return "\n".join(lines) + "\n"
+
+
+def _fish_value(option: Option) -> str:
+    if option.metavar is None:
+        return ""
+    if option.choices:
+        return f" -x -a '{' '.join(option.choices)}'"
+    return {"DIR": " -x -a '(__fish_complete_directories)'", "FILE": " -r", "PATH": " -r"}.get(option.metavar, " -x")
 
 
 def generated() -> dict[Path, str]:
@@ -226,6 +254,7 @@ def main() -> None:
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             differing.append(path)
             if not is_check:
+                path.parent.mkdir(exist_ok=True)
                 path.write_text(text, encoding="utf-8")
     if is_check and differing:
         names = ", ".join(str(path.relative_to(ROOT)) for path in differing)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What SCENE... may be: scene folders, clouds, stream files, --out folders, @list.txt and - (cli.md sections 2 and 8)."""
+"""What SCENE... may be: scene folders, stream files, --out folders, @list.txt and - (cli.md sections 2 and 8)."""
 
 from __future__ import annotations
 

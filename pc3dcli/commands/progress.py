@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the user sees on stderr while scenes are done (cli.md section 2).
 
-Bars only where stderr is a terminal and stdout is no pipe, so that in a pipeline the last stage alone draws; otherwise a
-plain line every 30 s and one at the end.
+Bars only where stderr is a terminal and stdout is no pipe, so that in a pipeline the last stage alone draws; otherwise
+a plain line every 30 s and one at the end.
 """
 
 from __future__ import annotations

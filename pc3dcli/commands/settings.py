@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a setting comes from: flag, PC3D_* variable, --config file, -D, default; and what of it decides the result.
 
-Option names are those of the command line; the fields of the paper configs are reached by `-D name=value` or by the same
-name in the --config file.  Unknown names are refused, with the nearest known one.
+Option names are those of the command line; the fields of the paper configs are reached by `-D name=value` or by the
+same name in the --config file.  Unknown names are refused, with the nearest known one.
 """
 
 from __future__ import annotations
@@ -24,8 +24,32 @@ from pc3dcli.stream.provenance import Program
 
 # options that choose what is done or where it goes, never what a scene's result is
 _NOT_DECISIVE = frozenset(
-    "scenes out write force skip_done jobs device limit shard config define print_config dry_run json quiet verbose "
-    "progress fail_fast no_provenance unordered root allow_truncated debug seed".split()
+    {
+        "scenes",
+        "out",
+        "write",
+        "force",
+        "skip_done",
+        "jobs",
+        "device",
+        "limit",
+        "shard",
+        "config",
+        "define",
+        "print_config",
+        "dry_run",
+        "json",
+        "quiet",
+        "verbose",
+        "progress",
+        "fail_fast",
+        "no_provenance",
+        "unordered",
+        "root",
+        "allow_truncated",
+        "debug",
+        "seed",
+    }
 )
 _FILE_FIELDS = "pc3dcli.config_fields"
 
@@ -70,7 +94,9 @@ def configure(ctx: typer.Context, *defaults: Any) -> list[Any]:
     return [_replaced(default, values) for default in defaults]
 
 
-def program(ctx: typer.Context, configs: list[Any], *, weights: dict[str, str], exclude: tuple[str, ...] = ()) -> Program:
+def program(
+    ctx: typer.Context, configs: list[Any], *, weights: dict[str, str], exclude: tuple[str, ...] = ()
+) -> Program:
     """Describe this run: what differs from the defaults and decides the result is what identifies it."""
     decisive = {}
     for param in ctx.command.params:

@@ -37,7 +37,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
 FREE_TYPES = frozenset({"program", "metric", "step", "error"})
 
 _SCENE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
-_NINE_DIGITS = frozenset({"K", "depth_K", "world_from_cam", "world_from_points"})
+_DIGITS = {"K": 9, "depth_K": 9, "world_from_cam": 9, "world_from_points": 9, "time_s": 17}  # six elsewhere
 
 
 def header() -> dict:
@@ -57,11 +57,12 @@ def is_scene_id(text: object) -> bool:
 def dump_record(record: dict) -> str:
     """Return the one-line text of a record, without the newline.
 
-    Floats keep six significant digits, poses and intrinsics nine; a value that is not finite is an error.
+    Floats keep six significant digits, poses and intrinsics nine, times all: seconds since 1970 have ten before the
+    point.  A value that is not finite is an error.
 
     raises  ValueError for NaN or infinity, or when the line would reach 1 MiB
     """
-    rounded = {name: _round(value, 9 if name in _NINE_DIGITS else 6) for name, value in record.items()}
+    rounded = {name: _round(value, _DIGITS.get(name, 6)) for name, value in record.items()}
     line = json.dumps(rounded, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     if not line.isascii() and any("\ud800" <= letter <= "\udfff" for letter in line):
         line = json.dumps(rounded, allow_nan=False, separators=(",", ":"))  # a file name that is not UTF-8

@@ -13,8 +13,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from pc3dcli import __version__
-from pc3dcli.commands import eval as eval_command
 from pc3dcli.commands import demo, lift3d, track2d, view
+from pc3dcli.commands import eval as eval_command
 from pc3dcli.commands.options import Command
 from pc3dcli.errors import Pc3dError
 

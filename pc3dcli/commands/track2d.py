@@ -286,9 +286,8 @@ def _mask_source(settings: Settings, scene: str) -> MaskSource:
         from pc3dcli.masks2d.oracle import OracleMasks
 
         return OracleMasks(settings.oracle)
-    return _network_masks(
-        settings.masks, settings.sam_weights if settings.masks == "sam" else settings.sam2_weights, _device(settings)
-    )
+    weights = settings.sam_weights if settings.masks == "sam" else settings.sam2_weights
+    return _network_masks(settings.masks, weights, _device(settings))
 
 
 def _propagator(settings: Settings) -> Propagator | None:

@@ -11,20 +11,8 @@ from safetensors.numpy import load_file
 from pc3dcli.formats.cloud import read_cloud
 from pc3dcli.formats.coco_rle import decode_points, encode_mask
 
-ORACLE = [
-    "--masks",
-    "oracle",
-    "-D",
-    "p_whole=1.0",
-    "-D",
-    "p_merge=0.0",
-    "-D",
-    "p_nested=0.0",
-    "-D",
-    "p_eroded=0.0",
-    "-D",
-    "p_dilated=0.0",
-]
+EXACT = {"p_whole": 1.0, "p_merge": 0.0, "p_nested": 0.0, "p_eroded": 0.0, "p_dilated": 0.0}
+ORACLE = ["--masks", "oracle", *(word for name in EXACT for word in ("-D", f"{name}={EXACT[name]}"))]
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +176,8 @@ def test_root_moves_a_stream_to_another_machine(run, tracks, scans):
 def test_failed_scenes_of_the_stage_before_stay_failed(run):
     stream = (
         '{"type":"header","format":"pc3d","version":"1.0"}\n{"type":"scene","scene":"a","root":"/a"}\n'
-        '{"type":"error","code":"format","message":"bad pose","scene":"a"}\n{"type":"scene_end","scene":"a","ok":false}\n'
+        '{"type":"error","code":"format","message":"bad pose","scene":"a"}\n'
+        '{"type":"scene_end","scene":"a","ok":false}\n'
         '{"type":"end","scenes":1,"failed":1}\n'
     )
     result = run("lift3d", stdin=stream)

@@ -11,20 +11,8 @@ import pytest
 from pc3dcli.formats.coco_rle import decode_mask
 
 # an oracle without faults: each object comes whole, with exact edges
-ORACLE = [
-    "--masks",
-    "oracle",
-    "-D",
-    "p_whole=1.0",
-    "-D",
-    "p_merge=0.0",
-    "-D",
-    "p_nested=0.0",
-    "-D",
-    "p_eroded=0.0",
-    "-D",
-    "p_dilated=0.0",
-]
+EXACT = {"p_whole": 1.0, "p_merge": 0.0, "p_nested": 0.0, "p_eroded": 0.0, "p_dilated": 0.0}
+ORACLE = ["--masks", "oracle", *(word for name in EXACT for word in ("-D", f"{name}={EXACT[name]}"))]
 
 
 def oracle(run, scans, *more):

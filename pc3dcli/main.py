@@ -87,6 +87,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     arguments = list(sys.argv[1:] if argv is None else argv)
     signal.signal(signal.SIGTERM, _terminate)
     code = _run(arguments)
+    try:
+        sys.stdout.flush()
+    except OSError:  # the disk is full or the reader gone, which was said already; at exit Python would say it again
+        _drop_output()
     sys.exit(code)
 
 
@@ -102,7 +106,8 @@ def _run(arguments: list[str]) -> int:
         _say(label, error, "--debug" in arguments)
         return error.exit_code
     except BrokenPipeError:
-        return _reader_gone()
+        _drop_output()
+        return 141  # silence, and the code of a process that SIGPIPE ended, as `head` makes it happen
     except KeyboardInterrupt:
         return 130
     except _Terminated:
@@ -142,11 +147,10 @@ def _say(label: str, error: Pc3dError, is_debug: bool) -> None:
         print(f"  hint: {error.hint}", file=sys.stderr)
 
 
-def _reader_gone() -> int:
-    """The reader of our output left, as `head` does: silence, and the code of a process that SIGPIPE ended."""
+def _drop_output() -> None:
+    """Send what is still buffered for standard output to nowhere."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
-    return 141
 
 
 def _terminate(number: int, frame: object) -> NoReturn:

@@ -95,6 +95,10 @@ def test_dump_rounds_floats():
     )
 
 
+def test_dump_keeps_times():
+    assert dump_record({"type": "frame", "time_s": 1305031102.175304}) == '{"type":"frame","time_s":1305031102.175304}'
+
+
 def test_dump_takes_numpy_values():
     record = {"type": "x", "K": np.eye(2) / 3, "track": np.int32(7), "score": np.float32(0.1), "ok": np.bool_(True)}
     assert json.loads(dump_record(record)) == {

@@ -50,10 +50,12 @@ def choose_viewpoints(
         out = np.array([np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))])
         lean = np.radians(ELEVATION_DEG)
         forward = (-out[0] * np.cos(lean), -out[1] * np.cos(lean), -np.sin(lean))
-        if normal is None:
-            hidden = cut | _front_walls(level, ~cut, turn_side=number - 1)
-        else:
+        if normal is not None:
             hidden = cut | seen_from_behind(normal, scene.level_from_world.T @ forward)
+        elif not np.isfinite(side_cut):  # no room, no walls
+            hidden = cut
+        else:
+            hidden = cut | _front_walls(level, ~cut, turn_side=number - 1)
         views.append(scene.view(f"corner{number}", forward, (0.0, 0.0, 1.0), FIELD_DEG, hidden))
     inside = _inside(scene, side_cut)
     return views if inside is None else [*views, inside]
@@ -285,10 +287,9 @@ def _front_walls(level: np.ndarray, shown: np.ndarray, turn_side: int) -> np.nda
 def _front_wall(level: np.ndarray, shown: np.ndarray, axis: int, sign: int) -> np.ndarray:
     """Return the wall points at one end of an axis: within 0.3 m of the outermost tall column of each strip."""
     toward, across = level[:, axis] * sign, level[:, 1 - axis]
-    floor, top = np.percentile(level[shown, 2], (0.5, 99.5)) if shown.any() else (0.0, 0.0)
-    nothing = np.zeros(len(level), bool)
-    if top - floor < MIN_ROOM_HEIGHT:
-        return nothing
+    if not shown.any():
+        return np.zeros(len(level), bool)
+    floor, top = np.percentile(level[shown, 2], (0.5, 99.5))
     back, front = np.percentile(toward, (1, 99))
     # furniture is lower than this; only the near third of the scene can stand in the way
     tall = shown & (level[:, 2] > floor + 0.75 * (top - floor)) & (toward > front - (front - back) / 3)

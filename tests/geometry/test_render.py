@@ -70,7 +70,10 @@ def test_large_coordinates_lose_nothing():
     offset = np.array([4.5e6, 5.2e6, 300.0])
     moved = np.eye(4)
     moved[:3, 3] = offset
-    near, far = visible_points(xyz, radius, view()), visible_points(xyz.astype(np.float64) + offset, radius, view(moved))
+    near, far = (
+        visible_points(xyz, radius, view()),
+        visible_points(xyz.astype(np.float64) + offset, radius, view(moved)),
+    )
     assert np.array_equal(near.index, far.index)
 
 

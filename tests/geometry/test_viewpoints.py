@@ -87,10 +87,20 @@ def test_front_walls_are_cut_without_normals():
     xyz = room()[0]
     view = choose_viewpoints(xyz, SIZE, LEVEL)[1]
     toward = view.world_from_cam[:2, 3] - xyz[:, :2].mean(0)
-    walls = [(xyz[:, axis] == side * size) & (xyz[:, 2] > 0.2) & (xyz[:, 2] < 2) for axis, size in ((0, 5), (1, 4)) for side in (0, 1)]
+    walls = [
+        (xyz[:, axis] == side * size) & (xyz[:, 2] > 0.2) & (xyz[:, 2] < 2)
+        for axis, size in ((0, 5), (1, 4))
+        for side in (0, 1)
+    ]
     near = [toward[0] < 0, toward[0] > 0, toward[1] < 0, toward[1] > 0]
     for wall, is_near in zip(walls, near, strict=True):
         assert view.hidden[wall].mean() > 0.9 if is_near else view.hidden[wall].mean() < 0.1 + 0.3 / 4
+
+
+def test_front_walls_of_a_low_room_are_cut():
+    xyz = room(ceiling=False)[0] * (1, 1, 2.0 / 2.6)
+    view = choose_viewpoints(xyz, SIZE, LEVEL)[1]
+    assert view.hidden[(xyz[:, 2] > 0.3) & (xyz[:, 2] < 1.5)].mean() > 0.2
 
 
 def test_normals_decide_what_is_left_out():

@@ -47,7 +47,7 @@ def fit_surface(depth: np.ndarray, K: np.ndarray, radius: int = 5) -> SurfaceFit
     # Readings warped to another camera leave a grid of gaps; a closing of two pixels bridges them, not real holes.
     near = cv2.morphologyEx(has_depth.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)) > 0
     planes, residual = _window_planes(inverse, has_depth.astype(np.float32), radius)
-    planes, residual = _best_window(planes, residual, shift=max(1, radius - 1))
+    planes, residual = _best_window(planes, residual, shift=radius)
     value = planes[..., 0]
     valid = near & np.isfinite(residual) & (value > 1e-3)
     return _to_surface(planes, np.where(valid, residual, np.inf).astype(np.float32), valid, np.asarray(K, np.float64))

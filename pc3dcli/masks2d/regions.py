@@ -167,7 +167,8 @@ def border_strength(borders: Borders, plane: np.ndarray) -> np.ndarray:
     strength = 1.0 / (1.0 + np.exp(-logit))
     first, second = plane[borders.pairs[:, 0]], plane[borders.pairs[:, 1]]
     strength = np.where((first == second) & (first >= 0), 0.02 * strength, strength)
-    apart = ((first < 0) != (second < 0)) & (known > 0.3)
+    # What stands on a plane meets it in a step or a concave crease; an outer edge is the plane's own object going on.
+    apart = ((first < 0) != (second < 0)) & (known > 0.3) & ~((convex > 0.35) & (step < 0.5) & (concave < 0.1))
     return np.where(apart, np.maximum(strength, 0.95), strength).astype(np.float32)
 
 

@@ -24,7 +24,7 @@ from pc3dcli.geometry.voxels import voxel_groups
 from pc3dcli.masks2d.oracle import OracleConfig, OracleMasks, OracleTracks
 from pc3dcli.metrics.instance_ap import AT_25, AT_50, OVER_50, TruthRule, class_scores, match_scene, scene_truth
 from pc3dcli.papers.granularity.containment import containment_filter
-from pc3dcli.papers.granularity.lift import Lifter, LiftConfig
+from pc3dcli.papers.granularity.lift import LiftConfig, Lifter
 from pc3dcli.papers.granularity.policy import PolicyConfig, track_masks
 from pc3dcli.worlds.room import CaptureConfig, RoomConfig, camera_path, make_room
 
@@ -141,7 +141,10 @@ def score_scene(room: RoomFrames, indices: list[np.ndarray], scores: np.ndarray)
     """Return AP, AP50, AP25 in percent and the number of predictions of at least the least size."""
     ids = np.where(room.point_object > 0, 1000 + room.point_object, 0)
     truth = scene_truth(ids.astype(np.int64), RULE)
-    table = np.stack([truth.overlaps(index) for index in indices])
+    masks = np.zeros((len(indices), len(room.points)), bool)
+    for mask, index in zip(masks, indices, strict=True):
+        mask[index] = True
+    table = np.stack([truth.overlaps(mask) for mask in masks])
     matches = match_scene(truth, table, np.zeros(len(indices), np.int64), scores, num_classes=1)
     ap = class_scores([matches], 1).ap[0]
     number = sum(len(index) >= RULE.min_region for index in indices)

@@ -26,6 +26,7 @@ from pc3dcli.papers.granularity.votes import PointVotes
 
 PC3D = [sys.executable, "-m", "pc3dcli"]
 DEPTH_SCALE = 0.0001  # metres per unit, data/README.md
+VOXEL = 0.005  # metres: the objects are 10 to 20 cm wide, and instances below 100 points do not count
 
 
 def truth(scans: Path, points: np.ndarray) -> np.ndarray:
@@ -57,7 +58,8 @@ def main() -> None:
         subprocess.run(PC3D + track + shlex.split(args.track), check=True)
         for merge in ("none", "tracks", "consensus"):
             labels = Path(folder) / merge
-            lift = ["lift3d", str(tracks), "--merge", merge, "--out", str(labels), *shlex.split(args.lift)]
+            lift = ["lift3d", str(tracks), "--merge", merge, "-D", f"voxel={VOXEL}", "--out", str(labels)]
+            lift += shlex.split(args.lift)
             subprocess.run(PC3D + lift, check=True)
             (points,) = labels.glob("*.points.ply")
             gt = Path(folder) / "gt"

@@ -50,7 +50,7 @@ def put(path: Path, content: bytes | str) -> None:
 
 def scannet(folder: Path, width: int = 0, numbers=(0, 2, 10, 9)) -> Path:
     """Exported ScanNet folder; `width` pads the file names with zeros, `numbers` are the frames' names."""
-    for number, (rgb, depth, pose) in zip(numbers, frames(), strict=True):
+    for number, (rgb, depth, pose) in zip(numbers, frames(len(numbers)), strict=True):
         name = f"{number:0{width}d}"
         put(folder / f"color/{name}.png", png(rgb))
         put(folder / f"depth/{name}.png", png(depth))
@@ -62,8 +62,8 @@ def scannet(folder: Path, width: int = 0, numbers=(0, 2, 10, 9)) -> Path:
     return folder
 
 
-def seven_scenes(folder: Path) -> Path:
-    for index, (rgb, depth, pose) in enumerate(frames()):
+def seven_scenes(folder: Path, count: int = 4) -> Path:
+    for index, (rgb, depth, pose) in enumerate(frames(count)):
         put(folder / f"frame-{index:06d}.color.png", png(rgb))
         put(folder / f"frame-{index:06d}.depth.png", png(depth))
         put(folder / f"frame-{index:06d}.pose.txt", matrix_text(pose))
@@ -77,9 +77,9 @@ def quaternion(rotation: np.ndarray) -> tuple[float, float, float, float]:
     return 0.0, np.sin(half), 0.0, np.cos(half)
 
 
-def tum(folder: Path) -> Path:
+def tum(folder: Path, count: int = 4) -> Path:
     lists = {"rgb": ["# color images"], "depth": ["# depth maps"], "groundtruth": ["# timestamp tx ty tz qx qy qz qw"]}
-    for index, (rgb, depth, pose) in enumerate(frames()):
+    for index, (rgb, depth, pose) in enumerate(frames(count)):
         time_s = 1305031102.175304 + index / 30
         put(folder / f"rgb/{time_s:.6f}.png", png(rgb))
         put(folder / f"depth/{time_s + 0.01:.6f}.png", png(np.where(depth < 60000, depth * 5, depth).astype(np.uint16)))
@@ -93,9 +93,9 @@ def tum(folder: Path) -> Path:
     return folder
 
 
-def replica(folder: Path) -> Path:
+def replica(folder: Path, count: int = 4) -> Path:
     rows = []
-    for index, (rgb, depth, pose) in enumerate(frames()):
+    for index, (rgb, depth, pose) in enumerate(frames(count)):
         put(folder / f"results/frame{index:06d}.jpg", jpeg(rgb))
         put(folder / f"results/depth{index:06d}.png", png((depth % 65535 * 6.5535).astype(np.uint16)))
         rows.append(" ".join(f"{value:.18e}" for value in pose.ravel()))
@@ -105,10 +105,10 @@ def replica(folder: Path) -> Path:
     return folder
 
 
-def transforms(folder: Path, **camera) -> Path:
+def transforms(folder: Path, count: int = 4, **camera) -> Path:
     document = {"fl_x": 20.0, "fl_y": 20.0, "cx": 8.0, "cy": 6.0, "w": 16, "h": 12, "camera_model": "OPENCV", **camera}
     document["frames"] = []
-    for index, (rgb, depth, pose) in enumerate(frames()):
+    for index, (rgb, depth, pose) in enumerate(frames(count)):
         put(folder / f"images/frame_{index:05d}.png", png(rgb))
         put(folder / f"depths/frame_{index:05d}.png", png(depth))
         entry = {"file_path": f"./images/frame_{index:05d}.png", "depth_file_path": f"depths/frame_{index:05d}.png"}
@@ -117,9 +117,9 @@ def transforms(folder: Path, **camera) -> Path:
     return folder
 
 
-def frames_list(folder: Path) -> Path:
+def frames_list(folder: Path, count: int = 4) -> Path:
     lines = []
-    for index, (rgb, depth, pose) in enumerate(frames()):
+    for index, (rgb, depth, pose) in enumerate(frames(count)):
         put(folder / f"c{index}.png", png(rgb))
         put(folder / f"d{index}.png", png(depth))
         record = {

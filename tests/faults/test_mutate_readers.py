@@ -5,9 +5,11 @@ The address space is limited meanwhile, so an allocation that trusts a damaged c
 """
 
 import json
+import os
 import random
 import resource
 import runpy
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,16 @@ small, damage = (runpy.run_path(str(HERE / name)) for name in ("small_files.py",
 MUTATIONS = 10_000
 HEADROOM = 256 << 20  # bytes of address space beyond what the process has when a test starts
 RGB, DEPTH, POSE = small["frames"](1)[0]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder in memory where there is one: each test writes its file 10,000 times."""
+    if not os.access("/dev/shm", os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        yield Path(name)
 
 
 @pytest.fixture(autouse=True)
@@ -90,8 +102,8 @@ def test_png_behind_right_checksums(capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_image_files(tmp_path):
-    file = tmp_path / "x.png"
+def test_image_files(folder):
+    file = folder / "x.png"
 
     def read(data):
         file.write_bytes(data)
@@ -114,8 +126,8 @@ CLOUDS = {
 
 
 @pytest.mark.parametrize("name", CLOUDS)
-def test_clouds(tmp_path, name):
-    file = tmp_path / name
+def test_clouds(folder, name):
+    file = folder / name
 
     def read(data):
         file.write_bytes(data)
@@ -137,8 +149,8 @@ def test_lzf():
     survive(read, packed, 5)
 
 
-def test_matrix(tmp_path):
-    file = tmp_path / "pose.txt"
+def test_matrix(folder):
+    file = folder / "pose.txt"
 
     def read(data):
         file.write_bytes(data)
@@ -147,9 +159,9 @@ def test_matrix(tmp_path):
     survive(read, small["matrix_text"](POSE).encode(), 6)
 
 
-def test_frame_records(tmp_path):
-    small["frames_list"](tmp_path)
-    frame = open_scenes(tmp_path)[0].open().frames[1]
+def test_frame_records(folder):
+    small["frames_list"](folder)
+    frame = open_scenes(folder)[0].open().frames[1]
     good = json.dumps(frame_to_record("s", frame)).encode()
 
     def read(data):
@@ -163,25 +175,23 @@ def test_frame_records(tmp_path):
     survive(read, good, 7)
 
 
-LAYOUTS = {  # layout: (writer, files that are damaged in turn)
-    "scannet": (
-        small["scannet"],
-        ("pose/2.txt", "intrinsic/intrinsic_color.txt", "intrinsic/intrinsic_depth.txt", "scan.txt"),
-    ),
-    "7scenes": (small["seven_scenes"], ("frame-000001.pose.txt", "camera-intrinsics.txt", "frame-000000.depth.png")),
+CAMERAS = ("intrinsic/intrinsic_color.txt", "intrinsic/intrinsic_depth.txt")
+LAYOUTS = {  # layout: (writer of two frames, files that are damaged in turn)
+    "scannet": (lambda path: small["scannet"](path, numbers=(0, 2)), ("pose/2.txt", *CAMERAS, "scan.txt")),
+    "7scenes": (small["seven_scenes"], ("frame-000001.pose.txt", "camera-intrinsics.txt", "frame-000001.depth.png")),
     "tum": (small["tum"], ("rgb.txt", "depth.txt", "groundtruth.txt", "calibration.txt")),
     "replica": (small["replica"], ("traj.txt", "cam_params.json")),
     "transforms": (small["transforms"], ("transforms.json",)),
     "frames": (small["frames_list"], ("frames.ndjson",)),
-    "sens": (lambda folder: small["sens"](folder / "scan.sens"), ("scan.sens",)),
+    "sens": (lambda path, count: small["sens"](path / "scan.sens", count=count), ("scan.sens",)),
 }
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_scenes(tmp_path, layout):
+def test_scenes(folder, layout):
     write, names = LAYOUTS[layout]
-    folder = tmp_path / "scan"
-    write(folder)
+    folder = folder / "scan"
+    write(folder) if layout == "scannet" else write(folder, count=2)
     if layout == "scannet":
         (folder / "scan.txt").write_text("colorWidth = 16\ndepthShift = 1000.0\nfx_color = 20.0\nfx_depth = 20.0\n")
     ref = open_scenes(folder, layout)[0]

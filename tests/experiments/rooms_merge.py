@@ -111,14 +111,19 @@ def lift_variant(room: RoomFrames, oracle: OracleConfig, policy: PolicyConfig, *
     propagator = OracleTracks(oracle, room.labels) if track else None
     lifter = Lifter(room.points, LIFT)
     for frame in track_masks(room.views(), source, propagator, policy):
+        if not (track or frame.is_keyframe):
+            continue
         t = frame.t
         labels = np.where(frame.labels > 0, frame.labels, -1).astype(np.int32)
         lifter.add_frame(room.depth[t], room.K, room.poses[t], labels, source.detections.pop(t, None))
     return lifter
 
 
-def greedy_overlap_merge(lifter: Lifter, min_overlap: float = 0.5) -> list[np.ndarray]:
-    """Merge the masks of independent frames: each joins the object with which it shares most of the smaller."""
+def greedy_overlap_merge(lifter: Lifter, min_seen: float, min_overlap: float = 0.5) -> list[np.ndarray]:
+    """Merge the masks of independent frames: each joins the object with which it shares most of the smaller.
+
+    min_seen  share of the keyframes that see a point and must label it
+    """
     point, track, count = lifter.votes.pairs()
     objects: list[set[int]] = []
     votes: list[np.ndarray] = []
@@ -133,7 +138,8 @@ def greedy_overlap_merge(lifter: Lifter, min_overlap: float = 0.5) -> list[np.nd
         objects[best] |= mine
         votes[best][list(mine)] += 1
     table = np.stack(votes)
-    winner = np.where(table.max(axis=0) > 0, table.argmax(axis=0), -1)
+    total = table.sum(axis=0)
+    winner = np.where((total > 0) & (total >= min_seen * lifter.votes.seen), table.argmax(axis=0), -1)
     return [np.flatnonzero(winner == k) for k in range(len(objects))]
 
 
@@ -171,8 +177,9 @@ def run_seed(seed: int, setting: tuple[float, float], cache: Path) -> dict[str, 
             rows["consensus, no detections"] = _figures(room, lifter, "consensus")
     lifter = lift_variant(room, oracle, base, track=False)
     rows["none"] = _figures(room, lifter, "none")
-    merged = greedy_overlap_merge(lifter)
-    rows["independent + overlap merge"] = _with_both_scores(room, merged, np.ones(len(merged))) | {"kappa": np.nan}
+    for name, min_seen in (("independent + overlap merge", 0.0), ("the same, gated as tracks", LIFT.min_seen_share)):
+        merged = greedy_overlap_merge(lifter, min_seen)
+        rows[name] = _with_both_scores(room, merged, np.ones(len(merged))) | {"kappa": np.nan}
     return rows
 
 

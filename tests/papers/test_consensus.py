@@ -5,7 +5,7 @@ import pytest
 from pc3dcli.geometry.voxels import voxel_groups
 from pc3dcli.papers.granularity.consensus import adjacent_units, join_groups
 from pc3dcli.papers.granularity.evidence import ViewEvidence
-from pc3dcli.papers.granularity.lift import Lifter, LiftConfig
+from pc3dcli.papers.granularity.lift import LiftConfig, Lifter
 
 H, W = 48, 96
 K = np.array([[60.0, 0, 47.5], [0, 60, 23.5], [0, 0, 1]])

@@ -9,7 +9,7 @@ from pc3dcli.geometry.cameras import look_at, visible_pixels
 from pc3dcli.papers.granularity.clean import density_components, snap_to_superpoints, split_components
 from pc3dcli.papers.granularity.fuse import fuse_tracks
 from pc3dcli.papers.granularity.instances import winners
-from pc3dcli.papers.granularity.lift import Lifter, LiftConfig, conflict_rate, lift_instances
+from pc3dcli.papers.granularity.lift import LiftConfig, Lifter, conflict_rate, lift_instances
 from pc3dcli.papers.granularity.votes import MAX_TRACKS, PairCounts, PointBlocks, PointVotes
 
 H, W = 48, 64

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pc3dcli.errors import FormatError
+from pc3dcli.errors import FormatError, UsageError
 from pc3dcli.formats.images import MAX_SIDE, read_color, read_depth_raw
 from pc3dcli.formats.paths import resolve_inside
 from pc3dcli.formats.poses import check_intrinsics, check_rigid
@@ -95,10 +95,12 @@ class SceneRef:
 
         depth_scale     metres per stored depth unit instead of what the layout says
         skip_bad_poses  list frames with a malformed pose in `Scene.skipped` instead of raising
-        raises          FormatError, InputError
+        raises          FormatError, InputError, UsageError for an impossible depth_scale
         """
         from pc3dcli.datasets import LAYOUTS
 
+        if depth_scale is not None and not 1e-7 < depth_scale < 1e3:
+            raise UsageError(f"a depth scale of {depth_scale} metres a unit, expected between 1e-7 and 1e3")
         layout = LAYOUTS[self.dataset]
         return layout.open_scene(self.scene, self.path, OpenOptions(depth_scale, skip_bad_poses))
 
@@ -211,7 +213,7 @@ def _load(root: Path, name: str, kind: str) -> np.ndarray:
     if ".sens#" in name:
         from pc3dcli.formats.sens import open_sens
 
-        file, _, entry = name.partition("#")
+        file, _, entry = name.rpartition("#")
         words = entry.split("/")
         if len(words) != 2 or words[0] != kind or not (words[1].isascii() and words[1].isdigit()):
             raise FormatError(f"found {name!r}, expected a name like {file}#{kind}/0", file=root / file)

@@ -259,8 +259,8 @@ def _caught_stderr() -> Iterator[list[str]]:
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
         os.set_blocking(writer, False)  # a full pipe must drop text, not block the decoder
-        os.dup2(writer, 2)
         try:
+            os.dup2(writer, 2)
             yield complaints
         finally:
             os.dup2(saved, 2)

@@ -139,6 +139,12 @@ def test_links_out_of_the_scene_are_refused(tmp_path):
     assert len(open_scenes(folder)[0].open().frames) == 4
 
 
+@pytest.mark.parametrize("scale", [0, -1, float("nan"), 1e9])
+def test_an_impossible_depth_scale_is_a_usage_error(tmp_path, scale):
+    with pytest.raises(UsageError, match="depth scale"):
+        open_scenes(small["seven_scenes"](tmp_path / "scan"))[0].open(depth_scale=scale)
+
+
 def test_a_folder_that_is_a_link_out_of_the_scene_is_refused(tmp_path):
     folder = small["scannet"](tmp_path / "scan")
     (folder / "color").rename(tmp_path / "color")

@@ -106,6 +106,19 @@ def test_every_truncation_is_refused(kind, capfd):
     assert capfd.readouterr().err == ""
 
 
+def test_a_jpeg_without_its_end_marker_says_so():
+    with pytest.raises(FormatError, match="without its end marker; it is truncated"):
+        decode_color(small["jpeg"](RGB)[:-2], "x")
+
+
+def test_decoding_works_without_any_stderr(monkeypatch):
+    def closed(descriptor):
+        raise OSError(9, "Bad file descriptor")
+
+    monkeypatch.setattr("os.dup", closed)
+    assert np.array_equal(decode_color(small["png"](RGB), "x"), RGB)
+
+
 def test_every_flipped_bit_of_a_png_is_refused(tmp_path):
     data = small["png"](DEPTH)
     file = tmp_path / "x.png"

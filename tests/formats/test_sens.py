@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import runpy
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -73,8 +74,11 @@ def test_depth_that_unpacks_to_another_size_is_refused(tmp_path):
         body = data[: start + 8] + len(packed).to_bytes(8, "little") + data[start + 16 : start + 16 + 12 * 16 * 3]
         body = body[:287] + b"\x01" + body[288:]
         file.write_bytes(body + packed + bytes(8))
+        tracemalloc.start()
         with pytest.raises(FormatError, match="expected 384"):
             open_sens(file).read_depth_raw(0)
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000  # a bomb stays packed
+        tracemalloc.stop()
 
 
 def test_missing_file(tmp_path):

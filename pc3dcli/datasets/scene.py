@@ -124,7 +124,7 @@ class RgbdFrame:
         if frame.distortion:
             import cv2
 
-            x, y = _undistort_map(*_lens(frame), frame.K.tobytes())
+            x, y = _undistort_map(*_lens(frame), _key(frame.K))
             rgb = cv2.remap(rgb, x, y, cv2.INTER_LINEAR)
         return rgb
 
@@ -180,6 +180,8 @@ def frame_from_record(record: dict) -> Frame:
     depth_K = record.get("depth_K")
     if depth_K is not None:
         depth_K = check_intrinsics(_matrix_field(record, "depth_K", 3), depth_size or size, 'field "depth_K"')
+    elif depth_size not in (None, size):
+        raise FormatError('frame has a "depth_size" of its own but lacks "depth_K"')
     pose = check_rigid(_matrix_field(record, "world_from_cam", 4), 'field "world_from_cam"')
     scale = record.get("depth_scale", 0.001)
     time_s = record.get("time_s")
@@ -231,9 +233,15 @@ def _check_size(image: np.ndarray, size: tuple[int, int], file: Path) -> None:
 
 def _resample(raw: np.ndarray, frame: Frame) -> np.ndarray:
     """Return the depth measurement nearest to the ray of each image pixel, (H, W) uint16, 0 outside the depth image."""
+    import cv2
+
     depth_K = frame.K if frame.depth_K is None else frame.depth_K
-    rows, columns, inside = _depth_lookup(*_lens(frame), frame.K.tobytes(), depth_K.tobytes(), raw.shape)
-    return np.where(inside, raw[rows, columns], np.uint16(0))
+    lookup = _depth_lookup(*_lens(frame), _key(frame.K), _key(depth_K))
+    return cv2.remap(raw, lookup, None, cv2.INTER_NEAREST)  # integer map: exact, a sixth of numpy's indexing
+
+
+def _key(K: np.ndarray) -> bytes:
+    return np.ascontiguousarray(K, np.float64).tobytes()  # arrays cannot be keys of a cache
 
 
 def _lens(frame: Frame) -> tuple[tuple[int, int], tuple[float, ...]]:
@@ -241,19 +249,18 @@ def _lens(frame: Frame) -> tuple[tuple[int, int], tuple[float, ...]]:
 
 
 @lru_cache(maxsize=2)  # all frames of a scene share a camera, or nearly so
-def _depth_lookup(size, distortion, K_bytes: bytes, depth_K_bytes: bytes, depth_size):
-    """Return (rows, columns, inside) that index the depth grid for each pixel of the image grid."""
+def _depth_lookup(size, distortion, K_bytes: bytes, depth_K_bytes: bytes) -> np.ndarray:
+    """Return for each pixel of the image grid its (column, row) in the depth grid, (H, W, 2) int16."""
     K, depth_K = (np.frombuffer(data).reshape(3, 3) for data in (K_bytes, depth_K_bytes))
     if not distortion and K[0, 1] == 0 and depth_K[0, 1] == 0:  # rows and columns are independent
         x = (np.arange(size[1])[None, :] - K[0, 2]) / K[0, 0] * depth_K[0, 0] + depth_K[0, 2]
         y = (np.arange(size[0])[:, None] - K[1, 2]) / K[1, 1] * depth_K[1, 1] + depth_K[1, 2]
     else:
-        rays = _distorted_rays(size, distortion, K)  # (3, H W)
-        x, y, _ = (depth_K @ rays).reshape(3, *size)
-    # clipped first: a lens or camera far off would overflow the integers
-    columns, rows = (np.floor(np.clip(value, -9, MAX_SIDE) + 0.5).astype(np.int64) for value in (x, y))
-    inside = (rows >= 0) & (rows < depth_size[0]) & (columns >= 0) & (columns < depth_size[1])
-    return np.clip(rows, 0, depth_size[0] - 1), np.clip(columns, 0, depth_size[1] - 1), inside
+        x, y, _ = (depth_K @ _distorted_rays(size, distortion, K)).reshape(3, *size)
+    lookup = np.empty((*size, 2), np.int16)
+    for axis, value in enumerate((x, y)):  # clipped first: a camera far off would overflow the integers
+        lookup[..., axis] = np.floor(np.clip(value, -9, MAX_SIDE) + 0.5)
+    return lookup
 
 
 @lru_cache(maxsize=2)

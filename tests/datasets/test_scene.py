@@ -153,6 +153,7 @@ def test_poses_carry_nine_digits():
         ("time_s", "now", '"time_s" is'),
         ("distortion", [1, 2], "lens coefficients"),
         ("depth_K", [[1]], '"depth_K" is not'),
+        ("depth_size", [6, 8], 'lacks "depth_K"'),
     ],
 )
 def test_a_wrong_field_is_named(name, value, message):

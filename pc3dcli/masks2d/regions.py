@@ -28,8 +28,8 @@ class RegionsConfig:
 
     region_max_pixels: int = 640 * 480  # pixels; larger images are segmented at a smaller size
     region_spacing: int = 14  # pixels between superpixel seeds in an image of region_max_pixels, fewer in smaller ones
-    region_noise: float = 0.0025  # 1/metres, expected error of inverse depth
-    region_window: int = 5  # pixels of the same image, half width of the plane fitting window
+    region_noise: float = 0.003  # 1/metres, expected error of inverse depth
+    region_window: int = 4  # pixels of the same image, half width of the plane fitting window
     region_plane_area: float = 0.15  # square metres, smallest structure plane
     region_plane_share: float = 0.01  # share of the image, smallest structure plane
     region_plane_angle_deg: float = 25.0  # degrees, normal to plane normal
@@ -119,12 +119,12 @@ class _Partition:
         lab = cv2.GaussianBlur(lab, (0, 0), max(0.6, 1.2 * scale))
         fit, planes = None, np.full(rgb.shape[:2], -1, np.int32)
         if depth is not None:
-            fit = fit_surface(depth, K, max(2, round(config.region_window * scale)))
+            fit = fit_surface(depth, K, _window_radius(depth, config.region_window * scale))
             limits = PlaneLimits(config.region_noise, config.region_plane_area, config.region_plane_share,
                                  config.region_plane_angle_deg, config.region_max_planes)
             planes = structure_planes(depth, K, fit, limits)
         edges, geometry_edges = edge_maps(lab, fit, planes, config.region_noise)
-        labels = superpixels(edges, max(4, round(config.region_spacing * scale)))
+        labels = superpixels(edges, max(5, round(config.region_spacing * scale)))
         borders = describe_borders(labels, lab, fit, config.region_noise, reach=max(1, round(3 * scale)))
         size = np.bincount(labels.ravel()).astype(np.float32)
         plane = _majority_plane(labels, planes, size)
@@ -143,6 +143,14 @@ class _Partition:
             return mask
         with_depth = mask & self.fit.valid
         return with_depth if with_depth.sum() > self.seen_share * mask.sum() else mask
+
+
+def _window_radius(depth: np.ndarray, radius: float) -> int:
+    """Widen the fitting window where depth warped from another camera leaves a grid of gaps."""
+    has_depth = (depth > 0).astype(np.uint8)
+    bridged = cv2.morphologyEx(has_depth, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+    density = has_depth.sum() / max(1, int(bridged.sum()))
+    return int(np.clip(round(radius / max(density, 0.1) ** 0.5), 3, 9))
 
 
 def _majority_plane(labels: np.ndarray, planes: np.ndarray, size: np.ndarray) -> np.ndarray:
@@ -181,14 +189,16 @@ def _select_nodes(partition: _Partition, config: RegionsConfig) -> list[tuple[np
     for j, (a, b) in enumerate(tree.children.tolist()):
         size[num_leaves + j] = size[a] + size[b]
     whole = (formed < config.region_object_strength) & (joined >= config.region_object_strength)
-    part = (joined < config.region_object_strength) & (joined - formed >= config.region_part_gap)
+    # A lone superpixel is no part, only grain.
+    part = (np.arange(len(formed)) >= num_leaves) & (joined < config.region_object_strength) 
+    part &= joined - formed >= config.region_part_gap
     keep = np.nonzero((whole | part) & (size >= config.region_min_share * partition.labels.size))[0]
     score = np.clip(0.5 * joined + 0.5 * (1.0 - formed), 0, 1)[keep] * np.where(whole[keep], 1.0, 0.7)
     members = _node_members(tree)[keep]
     if partition.fit is not None:
         extra, extra_score = _linked(partition, members[whole[keep]], score[whole[keep]], config)
         members, score = np.concatenate([extra, members]), np.concatenate([extra_score, score])
-    order = np.argsort(-score, kind="stable")
+    order = np.argsort(-score, kind="stable")[: 4 * config.region_max_masks]
     members, score = members[order], score[order]
     selected = _suppress(members, partition.size, config)
     return [(members[i], float(score[i])) for i in selected]

@@ -61,11 +61,20 @@ def _show_versions(is_asked: bool) -> None:
 @app.callback()
 def pc3d(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", is_eager=True, allow_from_autoenv=False, callback=_print_version, help="Print the version."
+        ),
     ] = False,
     show_versions: Annotated[
         bool,
-        typer.Option("--show-versions", is_eager=True, callback=_show_versions, help="Print what a bug report needs."),
+        typer.Option(
+            "--show-versions",
+            is_eager=True,
+            allow_from_autoenv=False,
+            callback=_show_versions,
+            help="Print what a bug report needs.",
+        ),
     ] = False,
 ) -> None:
     """Turn unlabelled 3D scans into labels, weights and comparable scores.
@@ -98,10 +107,11 @@ def _run(arguments: list[str]) -> int:
     name = next((a for a in arguments if not a.startswith("-")), "")
     label = f"pc3d {name}" if name in {c.name for c in app.registered_commands} else "pc3d"
     try:
-        command = typer.main.get_command(app)
-        code = command.main(arguments, prog_name="pc3d", standalone_mode=False)
+        _invoke(arguments)
         sys.stdout.flush()
-        return int(code or 0)
+        return 0
+    except typer.Exit as leaving:
+        return leaving.exit_code
     except Pc3dError as error:
         _say(label, error, "--debug" in arguments)
         return error.exit_code
@@ -116,7 +126,17 @@ def _run(arguments: list[str]) -> int:
         return _unexpected(label, error, "--debug" in arguments)
 
 
+def _invoke(arguments: list[str]) -> None:
+    """Run the command; its own `main` is not used, because it answers broken pipes and Ctrl-C in other ways."""
+    command = typer.main.get_command(app)
+    with command.make_context("pc3d", arguments) as ctx:
+        command.invoke(ctx)
+
+
 def _unexpected(label: str, error: Exception, is_debug: bool) -> int:
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message(), file=sys.stderr)
+        return error.exit_code
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # usage errors of the option parser
         print(f"{label}: {error.format_message()}", file=sys.stderr)
         print(f"  hint: {label} --help", file=sys.stderr)

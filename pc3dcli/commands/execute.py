@@ -27,6 +27,8 @@ class Execution:
     def run(self, tasks: Iterable[SceneTask], process: Process) -> None:
         """Do all scenes and leave with the exit code; with --dry-run list what would be done."""
         params = self.ctx.params
+        if not params["scenes"] and sys.stdin is not None and sys.stdin.isatty():
+            next(iter(tasks))  # says so, before anything is said about the output
         sink = open_sink(params["out"], is_json=params["json"] or params["dry_run"], force=params["force"])
         runner = Runner(
             program=self.program,

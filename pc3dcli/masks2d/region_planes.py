@@ -134,8 +134,10 @@ def _paint_plane(label: np.ndarray, fit: SurfaceFit, plane: np.ndarray, K: np.nd
     """Write the large connected parts of the plane into the label image, in place."""
     H, W = label.shape
     expected = (plane[0] * np.arange(W)[None, :] + plane[1] * np.arange(H)[:, None] + plane[2]).astype(np.float32)
-    on = (np.abs(expected - fit.inverse) < 3.0 * limits.noise) & fit.valid & (label < 0)
-    on &= fit.normal @ plane_normal(plane, K) > np.cos(np.deg2rad(limits.max_angle_deg))
+    near = (np.abs(expected - fit.inverse) < 3.0 * limits.noise) & fit.valid & (label < 0)
+    cosine = fit.normal @ plane_normal(plane, K)
+    on = near & (cosine > np.cos(np.deg2rad(limits.max_angle_deg)))
+    on |= _noisy_islands(near & ~on, cosine, limits)
     opened = cv2.morphologyEx(on.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     count, part = cv2.connectedComponents(opened, connectivity=4)
     if count < 2:
@@ -151,6 +153,19 @@ def _paint_plane(label: np.ndarray, fit: SurfaceFit, plane: np.ndarray, K: np.nd
     number = np.where(large, label.max() + np.cumsum(large), -1).astype(np.int32)
     keep = number[part]
     label[keep >= 0] = keep[keep >= 0]
+
+
+def _noisy_islands(rest: np.ndarray, cosine: np.ndarray, limits: PlaneLimits) -> np.ndarray:
+    """Of the pixels at the plane's depth but tilted, (H, W) bool those in patches whose mean tilt is small.
+
+    Far surfaces have noisy normals that cancel over a patch; the foot of a real object keeps its tilt.
+    """
+    count, part = cv2.connectedComponents(rest.astype(np.uint8), connectivity=4)
+    size = np.bincount(part.ravel(), minlength=count)
+    mean = np.bincount(part.ravel(), np.where(rest, cosine, 0.0).ravel(), count) / np.maximum(size, 1)
+    calm = mean > np.cos(np.deg2rad(1.6 * limits.max_angle_deg))
+    calm[0] = False
+    return calm[part]
 
 
 def _unnormalised(plane: np.ndarray, K: np.ndarray) -> np.ndarray:

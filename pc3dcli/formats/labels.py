@@ -34,7 +34,15 @@ def write_label_tensors(
     from safetensors.numpy import save
 
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
-    file.write(save({"instance": labels, "seen": seen, "vote_share": vote_share}, metadata=texts))
+    file.write(_sorted_header(save({"instance": labels, "seen": seen, "vote_share": vote_share}, metadata=texts)))
+
+
+def _sorted_header(data: bytes) -> bytes:
+    """Return a safetensors file with its header in sorted order; the library writes metadata in random order."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # keeps the arrays aligned
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def write_label_ply(file: BinaryIO, cloud: Cloud, labels: np.ndarray, comments: tuple[str, ...] = ()) -> None:

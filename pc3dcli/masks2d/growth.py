@@ -11,8 +11,11 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+STEP = 0.03  # metres, a step between neighbouring pixels separates
 HOLLOW = 0.6  # change of slope (metres a metre) from which a crease separates; tan 31 degrees
 MIN_CONTACT = 3  # pixels
+GAP_AREA = 30  # pixels, the largest patch that single pixels may fill from its border
+CONTACT_SHARE = 0.5  # of the square root of a patch's area: a wall seen past a shelf touches it in a few pixels only
 
 
 def surface_edges(depth: np.ndarray, focal: float) -> np.ndarray:
@@ -26,18 +29,24 @@ def surface_edges(depth: np.ndarray, focal: float) -> np.ndarray:
     inverse = np.divide(1.0, depth, out=np.zeros_like(depth), where=depth > 0)
     weight = cv2.blur(valid, (3, 3), borderType=cv2.BORDER_REPLICATE)
     smooth = cv2.blur(inverse, (3, 3), borderType=cv2.BORDER_REPLICATE) / np.maximum(weight, 0.1)
-    squared = depth * depth
-    step = (0.03 + 0.01 * squared) / np.maximum(squared, 1e-6)  # in inverse depth
-    hollow = (HOLLOW + 0.04 * squared) / np.maximum(depth, 1e-3) / focal  # a wider margin where depth is noisier
+    step = STEP / np.maximum(depth * depth, 1e-6)  # in inverse depth
+    hollow = HOLLOW / np.maximum(depth, 1e-3) / focal
     edges = depth <= 0
     for axis in (0, 1):
-        raw, reach = _second_difference(inverse, 1, axis), 2
-        edges |= np.abs(raw) > step
-        edges |= _second_difference(smooth, reach, axis) > hollow * reach
+        raw, bend, reach = _second_difference(inverse, 1, axis), _second_difference(smooth, 2, axis), 2
+        # on most pixels of a frame these differences are nothing but noise, whatever the sensor
+        edges |= np.abs(raw) > step + 3 * _typical(raw)
+        edges |= bend > hollow * reach + 3 * _typical(bend)
     return edges
 
 
-def grow_labels(labels: np.ndarray, depth: np.ndarray, focal: float) -> np.ndarray:
+def _typical(difference: np.ndarray) -> float:
+    sample = np.abs(difference[1::3, 1::3])
+    sample = sample[sample > 0]
+    return float(np.median(sample)) if sample.size else 0.0
+
+
+def grow_labels(labels: np.ndarray, depth: np.ndarray, focal: float) -> tuple[np.ndarray, np.ndarray]:
     """Give unknown pixels the label of the known surface that they continue.
 
     Patches grow at half resolution, where a crease is as visible and noise is averaged; single pixels then follow
@@ -46,30 +55,38 @@ def grow_labels(labels: np.ndarray, depth: np.ndarray, focal: float) -> np.ndarr
     labels   (H, W) int32: -1 unknown, 0 none, else a track
     depth    (H, W) float32, metres, 0 where missing
     focal    pixels
-    returns  (H, W) int32; pixels that continue nothing stay -1
+    returns  (H, W) int32, -1 where a pixel continues nothing, and (H, W) bool, pixels that only followed a neighbour:
+             good enough to show, too weak to grow from, or labels would creep over the floor from where a leg meets it
     """
-    grown = labels.copy()
     coarse, near = labels[::2, ::2], depth[::2, ::2]
-    patches = _grow_patches(coarse, near, focal / 2)
+    patches, is_foreign = _grow_patches(coarse, near, focal / 2)
     v, u = np.nonzero((labels < 0) & (depth > 0))
-    gap = np.abs(near[v // 2, u // 2] - depth[v, u])
+    y, x = v // 2, u // 2
     # a pixel follows its half-resolution sample if that was unknown too and lies on the same surface
-    same = (coarse[v // 2, u // 2] < 0) & (gap < _tolerance(depth[v, u]))
-    grown[v[same], u[same]] = patches[v[same] // 2, u[same] // 2]
-    for _ in range(4):
-        grown = _spread_once(grown, depth)
-    return grown
+    same = (coarse[y, x] < 0) & (np.abs(near[y, x] - depth[v, u]) < _tolerance(depth[v, u]))
+    grown = labels.copy()
+    grown[v[same], u[same]] = patches[y[same], x[same]]
+    waiting = np.zeros(labels.shape, bool)
+    waiting[v, u] = ~is_foreign[y, x]
+    waiting &= grown < 0
+    for _ in range(6):
+        _spread_once(grown, depth, waiting)
+    return grown, waiting & (grown >= 0)
 
 
-def _grow_patches(labels: np.ndarray, depth: np.ndarray, focal: float) -> np.ndarray:
-    """Label each smooth patch of unknown pixels as most known pixels around it are."""
+def _grow_patches(labels: np.ndarray, depth: np.ndarray, focal: float) -> tuple[np.ndarray, np.ndarray]:
+    """Label each smooth patch of unknown pixels as most known pixels around it are.
+
+    returns  (H, W) int32 labels, and (H, W) bool, patches too large to be a mere gap that continue nothing
+    """
     unknown = (labels < 0) & (depth > 0)
     smooth = ~surface_edges(depth, focal)
     num_patches, patches = cv2.connectedComponents((unknown & smooth).view(np.uint8), connectivity=4)
-    if num_patches == 1:
-        return labels
-    winner = _label_in_contact(patches, np.where(smooth, labels, -1), num_patches)
-    return np.where(patches > 0, winner[patches], labels)
+    area = np.bincount(patches.reshape(-1), minlength=num_patches)
+    winner = _label_in_contact(patches, np.where(smooth, labels, -1), area)
+    is_foreign = (winner < 0) & (area > GAP_AREA)
+    is_foreign[0] = False
+    return np.where(patches > 0, winner[patches], labels), is_foreign[patches]
 
 
 def fill_missing(labels: np.ndarray, holes: np.ndarray, reach: float) -> None:
@@ -97,9 +114,9 @@ def _second_difference(image: np.ndarray, reach: int, axis: int) -> np.ndarray:
     return difference if axis else difference.T
 
 
-def _label_in_contact(patches: np.ndarray, labels: np.ndarray, num_patches: int) -> np.ndarray:
-    """Return (num_patches,) int32: the label that most known neighbours of a patch have, -1 without a majority."""
-    codes = []
+def _label_in_contact(patches: np.ndarray, labels: np.ndarray, area: np.ndarray) -> np.ndarray:
+    """Return (P,) int32: the label that most known neighbours of a patch have, -1 without a majority; area (P,)."""
+    codes, num_patches = [], len(area)
     width = int(labels.max(initial=0)) + 1
     for a, b in ((patches[:, :-1], labels[:, 1:]), (patches[:, 1:], labels[:, :-1])):
         codes.append(_contact_codes(a, b, width))
@@ -111,7 +128,8 @@ def _label_in_contact(patches: np.ndarray, labels: np.ndarray, num_patches: int)
     winner, contact = np.full(num_patches, -1, np.int32), np.zeros(num_patches, np.int64)
     winner[pairs[order] // width] = pairs[order] % width
     contact[pairs[order] // width] = counts[order]
-    winner[(contact < MIN_CONTACT) | (contact <= 0.5 * total)] = -1
+    enough = np.maximum(MIN_CONTACT, CONTACT_SHARE * np.sqrt(area))
+    winner[(contact < enough) | (contact <= 0.5 * total)] = -1
     winner[0] = -1
     return winner
 
@@ -121,22 +139,26 @@ def _contact_codes(patches: np.ndarray, labels: np.ndarray, width: int) -> np.nd
     return patches[touching].astype(np.int64) * width + labels[touching]
 
 
-def _spread_once(labels: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """Let unknown pixels take the label of the 4-neighbour closest in depth."""
-    v, u = np.nonzero((labels < 0) & (depth > 0))
+def _spread_once(labels: np.ndarray, depth: np.ndarray, waiting: np.ndarray) -> None:
+    """Let unknown pixels of `waiting` (H, W) bool take the label of the 4-neighbour closest in depth, in place.
+
+    A pixel is passed over while an unknown neighbour is much closer: that one may get its label from another side.
+    """
+    v, u = np.nonzero(waiting & (labels < 0))
     if not len(v):
-        return labels
+        return
     H, W = labels.shape
-    best = _tolerance(depth[v, u])
-    spread = np.full(len(v), -1, np.int32)
+    z = depth[v, u]
+    best = np.full(len(v), np.inf, np.float32)
+    closest, spread = best.copy(), np.full(len(v), -1, np.int32)
     for dv, du in ((-1, 0), (1, 0), (0, -1), (0, 1)):
         y, x = np.clip(v + dv, 0, H - 1), np.clip(u + du, 0, W - 1)
-        gap = np.abs(depth[y, x] - depth[v, u])
-        better = (labels[y, x] >= 0) & (depth[y, x] > 0) & (gap < best)
+        is_other = (depth[y, x] > 0) & ((y != v) | (x != u))
+        gap = np.where(is_other, np.abs(depth[y, x] - z), np.inf)
+        closest = np.minimum(closest, gap)
+        better = (labels[y, x] >= 0) & (gap < best)
         spread[better], best = labels[y, x][better], np.where(better, gap, best)
-    result = labels.copy()
-    result[v, u] = spread
-    return result
+    labels[v, u] = np.where((best <= 2 * closest + 0.01) & (best < 2 * _tolerance(z)), spread, -1)
 
 
 def _tolerance(z: np.ndarray) -> np.ndarray:

@@ -31,6 +31,7 @@ class ReprojectConfig:
     vote_step: int = 3  # every how manyth pixel of a row and column votes
     gap: float = 0.012  # metres; a pixel is seen again if depths agree within gap + 4 noise z^2
     max_noise: float = 0.0025  # a metre; the noise, in units of z^2, is measured a frame and cut here
+    flat: float = 0.03  # metres; a pixel that bends more than this lies beside a step
     flying: float = 0.1  # metres of depth range in 3 x 3 pixels from which none of them votes, spec section 5
     fill_share: float = 0.015  # of the image width, how far labels reach into missing depth
     rim: int = 4  # pixels along a seed's border that must agree in depth with its inside
@@ -39,13 +40,19 @@ class ReprojectConfig:
 
 @dataclass
 class _Seen:
-    """One processed frame; labels (H, W) int32, 0 none; is_seed marks what detections drew on it."""
+    """One processed frame.
+
+    labels   (H, W) int32, UNSEEN where nothing is known, 0 where it is known that no track is
+    is_seed  (H, W) bool, what detections drew
+    is_weak  (H, W) bool, labels that are shown but neither vote nor go on to the next frame
+    """
 
     depth: np.ndarray
     K: np.ndarray
     world_from_cam: np.ndarray
     labels: np.ndarray
-    is_seed: np.ndarray | None = None
+    is_seed: np.ndarray
+    is_weak: np.ndarray
     shown: set[int] = field(default_factory=set)  # tracks whose masks were asked for or drawn
 
 
@@ -64,8 +71,8 @@ class Reproject:
         """Return the (H, W) bool masks of the visible ones of `tracks`."""
         now = self._advance(t, view)
         now.shown = set(tracks)
-        present = np.bincount(now.labels.reshape(-1))
-        return {k: now.labels == k for k in tracks if k < len(present) and present[k]}
+        area = _areas(now.labels, max(tracks, default=0))
+        return {k: now.labels == k for k in tracks if area[k]}
 
     def add_object(self, t: int, view, track: int, mask: np.ndarray) -> None:
         """Draw a track on the current frame.
@@ -75,13 +82,14 @@ class Reproject:
         """
         now = self._advance(t, view)
         solid = _on_one_surface(mask, now.depth, self.config.rim)
-        area = np.bincount(now.labels.reshape(-1), minlength=max([track, *now.shown], default=0) + 1)
-        keeps = np.zeros(len(area), bool)  # by track
+        area = _areas(now.labels, max([track, *now.shown]))
+        keeps = np.zeros(len(area) + 1, bool)  # by track; the last one is that of UNSEEN
         for other in now.shown - {track}:
             keeps[other] = track in self._known or area[other] < np.count_nonzero(mask)
         drawn = solid & ~keeps[now.labels]
         now.labels[drawn] = track
-        now.is_seed = drawn if now.is_seed is None else now.is_seed | drawn
+        now.is_seed |= drawn
+        now.is_weak &= ~drawn
         now.shown.add(track)
         self._known.add(track)
 
@@ -107,14 +115,14 @@ class Reproject:
 
     def candidates(self, t: int, view, dormant: Sequence[int]) -> list[int]:
         """Return the dormant tracks that hold a pixel of the frame."""
-        present = np.bincount(self._advance(t, view).labels.reshape(-1))
-        return [k for k in dormant if k < len(present) and present[k]]
+        area = _areas(self._advance(t, view).labels, max(dormant, default=0))
+        return [k for k in dormant if area[k]]
 
     def reverse(self, t: int, views: Sequence, tracks: Sequence[int]) -> Iterator[dict[int, np.ndarray]]:
         """Yield the masks of `tracks`, just drawn on frame t, on each earlier view, nearest first."""
         now = self._now
         wanted = np.isin(now.labels, tracks)
-        reference = _Seen(now.depth, now.K, now.world_from_cam, np.where(wanted, now.labels, 0))
+        reference = _Seen(now.depth, now.K, now.world_from_cam, np.where(wanted, now.labels, 0), wanted, ~wanted)
         for view in views:
             labels = np.zeros(view.size, np.int32)
             window = _window_of(reference, view, margin=8)
@@ -124,7 +132,7 @@ class Reproject:
                 found[found == UNSEEN] = 0
                 fill_missing(found, depth[window] <= 0, self.config.fill_share * view.size[1])
                 labels[window] = found
-                reference = _Seen(depth, view.K, view.world_from_cam, labels)
+                reference = _Seen(depth, view.K, view.world_from_cam, labels, labels > 0, labels < 0)
             yield {k: labels == k for k in tracks if (labels == k).any()}
 
     def _advance(self, t: int, view) -> _Seen:
@@ -132,22 +140,24 @@ class Reproject:
         if self._t == t and self._now is not None:
             return self._now
         if self._now is not None:
+            self._now.labels[self._now.is_weak] = UNSEEN
             self._vote(self._now)
         depth = _depth_of(view)
-        labels = self._labels_of(depth, view)
-        self._now, self._t = _Seen(depth, view.K, view.world_from_cam, labels), t
+        labels, is_weak = self._labels_of(depth, view)
+        is_seed = np.zeros(depth.shape, bool)
+        self._now, self._t = _Seen(depth, view.K, view.world_from_cam, labels, is_seed, is_weak), t
         return self._now
 
-    def _labels_of(self, depth: np.ndarray, view) -> np.ndarray:
+    def _labels_of(self, depth: np.ndarray, view) -> tuple[np.ndarray, np.ndarray]:
+        """Return the labels of a new frame and which of them are weak."""
         if self._now is None:
-            return np.zeros(depth.shape, np.int32)
+            return np.zeros(depth.shape, np.int32), np.zeros(depth.shape, bool)
         everything = (slice(0, depth.shape[0]), slice(0, depth.shape[1]))
         labels = _look_back(depth, everything, view, self._now, self.config)
         self._look_up(labels, depth, view)
-        labels = grow_labels(labels, depth, float(view.K[0, 0]))
+        labels, is_weak = grow_labels(labels, depth, float(view.K[0, 0]))
         fill_missing(labels, depth <= 0, self.config.fill_share * depth.shape[1])
-        np.maximum(labels, 0, out=labels)
-        return labels
+        return labels, is_weak
 
     def _look_up(self, labels: np.ndarray, depth: np.ndarray, view) -> None:
         """Ask the map about pixels that the previous frame did not show: at the surface, then a voxel off it."""
@@ -165,10 +175,9 @@ class Reproject:
         steady = cv2.dilate(depth, np.ones((3, 3))) - cv2.erode(depth, np.ones((3, 3))) <= self.config.flying
         chosen = np.zeros(depth.shape, bool)
         chosen[::step, ::step] = True
-        pixels = np.flatnonzero(chosen & steady & (depth > 0))
+        pixels = np.flatnonzero(chosen & steady & (depth > 0) & (seen.labels != UNSEEN))
         points = _world_points(pixels, depth.reshape(-1)[pixels], seen, depth.shape[1])
-        is_seed = np.zeros(len(pixels), bool) if seen.is_seed is None else seen.is_seed.reshape(-1)[pixels]
-        self.map.vote(points, seen.labels.reshape(-1)[pixels], is_seed)
+        self.map.vote(points, seen.labels.reshape(-1)[pixels], seen.is_seed.reshape(-1)[pixels])
 
 
 def _depth_of(view) -> np.ndarray:
@@ -200,18 +209,22 @@ def _look_back(depth: np.ndarray, window: tuple[slice, slice], view, reference: 
 
 
 def _agree(depth: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray, config) -> np.ndarray:
-    """Say which points (x, y) pixels at depth z a reference's (H, W) `depth` shows, (h, w) bool.
+    """Say which points at pixels (x, y) and depth z a reference's (H, W) `depth` shows, (h, w) bool.
 
-    The nearest measurement settles it beside depth steps, the interpolated one on slanted surfaces.
+    The nearest measurement settles it; on slanted planes, not beside steps, the interpolated one may as well.
     """
-    nearest = cv2.remap(depth, x, y, cv2.INTER_NEAREST, borderValue=0)
+    measured = cv2.remap(depth, x, y, cv2.INTER_NEAREST, borderValue=0)
+    inverse = np.divide(1.0, depth, out=np.zeros_like(depth), where=depth > 0)
+    bend = np.abs(cv2.Laplacian(inverse, cv2.CV_32F)) * depth * depth  # 0 on planes, about the step beside one
+    is_flat = cv2.remap((bend < config.flat).view(np.uint8), x, y, cv2.INTER_NEAREST, borderValue=0).view(bool)
     between = cv2.remap(depth, x, y, cv2.INTER_LINEAR, borderValue=0)
-    error = np.minimum(np.abs(nearest - z), np.abs(between - z))
+    error = np.abs(measured - z)
+    error = np.where(is_flat, np.minimum(error, np.abs(between - z)), error)
     sample = (slice(None, None, 7), slice(None, None, 7))
     relative = error[sample] / np.maximum(z[sample] ** 2, 1e-6)
-    relative = relative[(nearest[sample] > 0) & (z[sample] > 1e-3) & (relative < 4 * config.max_noise)]
+    relative = relative[(measured[sample] > 0) & (z[sample] > 1e-3) & (relative < 4 * config.max_noise)]
     noise = float(np.median(relative)) if relative.size else config.max_noise  # poses count as noise too
-    return (error <= config.gap + 4 * noise * z * z) & (nearest > 0) & (z > 1e-3)
+    return (error <= config.gap + 4 * noise * z * z) & (measured > 0) & (z > 1e-3)
 
 
 def _world_points(pixels: np.ndarray, z: np.ndarray, view, width: int) -> np.ndarray:
@@ -239,25 +252,40 @@ def _window_of(reference: _Seen, view, margin: int) -> tuple[slice, slice] | Non
 
 
 def _on_one_surface(mask: np.ndarray, depth: np.ndarray, rim: int) -> np.ndarray:
-    """Drop border pixels of a mask that lie behind its inside: colour and depth never agree to the pixel.
+    """Drop border pixels of a mask that belong to what lies behind: colour and depth never agree to the pixel.
+
+    A pixel at most `rim` from the border goes if it is behind the mask's inside and level with the outside beside it;
+    the second keeps thin parts, which have no inside of their own.
 
     returns  (H, W) bool
     """
     top, left, height, width = _bounds(mask)
-    window = (slice(top, top + height), slice(left, left + width))
-    inside = cv2.erode(mask[window].view(np.uint8), np.ones((2 * rim + 1,) * 2), borderValue=0).view(bool)
-    inside &= depth[window] > 0
-    if not inside.any():
+    window = (slice(max(top - rim, 0), top + height + rim), slice(max(left - rim, 0), left + width + rim))
+    part, z = mask[window], depth[window]
+    inside = cv2.erode(part.view(np.uint8), np.ones((2 * rim + 1,) * 2), borderValue=1).view(bool) & (z > 0)
+    outside = ~part & (z > 0)
+    if not inside.any() or not outside.any():
         return mask
-    _, nearest = cv2.distanceTransformWithLabels(
-        (~inside).view(np.uint8), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    z = np.zeros(int(nearest.max()) + 1, np.float32)
-    z[nearest[inside]] = depth[window][inside]
-    behind = depth[window] > z[nearest] * 1.03 + 0.03
+    behind = z > _nearest_value(inside, z) * 1.03 + 0.03
+    level = np.abs(_nearest_value(outside, z) - z) < 0.01 + 0.003 * z * z
     solid = np.zeros_like(mask)
-    solid[window] = mask[window] & ~(behind & ~inside)
+    solid[window] = part & ~(behind & level & ~inside)
     return solid
+
+
+def _nearest_value(where: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return for each pixel the value at the nearest pixel of a (H, W) bool `where`."""
+    _, nearest = cv2.distanceTransformWithLabels(
+        (~where).view(np.uint8), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    found = np.zeros(int(nearest.max()) + 1, values.dtype)
+    found[nearest[where]] = values[where]
+    return found[nearest]
+
+
+def _areas(labels: np.ndarray, highest: int) -> np.ndarray:
+    """Return the pixels of each track from 0 (which counts nothing) to at least `highest`."""
+    return np.bincount(labels[labels > 0], minlength=highest + 1)
 
 
 def _bounds(mask: np.ndarray) -> tuple[int, int, int, int]:

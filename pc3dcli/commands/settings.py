@@ -67,6 +67,9 @@ def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
     options = {param.name for param in ctx.command.params} - {"config", "print_config", "define"}
     named = {name.replace("-", "_"): value for name, value in values.items()}
     ctx.default_map = {**(ctx.default_map or {}), **{k: _from_toml(v) for k, v in named.items() if k in options}}
+    if not any(param.name == "define" for param in ctx.command.params):  # then the options are all there is
+        for name in named:
+            _check_known(name, dict.fromkeys(options), f"{path}: ")
     ctx.meta[_FILE_FIELDS] = (path, {name: value for name, value in named.items() if name not in options})
     return path
 

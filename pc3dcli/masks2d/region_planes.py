@@ -163,7 +163,8 @@ def _noisy_islands(rest: np.ndarray, cosine: np.ndarray, limits: PlaneLimits) ->
     count, part = cv2.connectedComponents(rest.astype(np.uint8), connectivity=4)
     size = np.bincount(part.ravel(), minlength=count)
     mean = np.bincount(part.ravel(), np.where(rest, cosine, 0.0).ravel(), count) / np.maximum(size, 1)
-    calm = mean > np.cos(np.deg2rad(1.6 * limits.max_angle_deg))
+    # Larger patches average less noise than they could hide an object of their own.
+    calm = (mean > np.cos(np.deg2rad(1.6 * limits.max_angle_deg))) & (size < 0.2 * limits.min_share * part.size)
     calm[0] = False
     return calm[part]
 

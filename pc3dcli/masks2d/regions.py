@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from pc3dcli.geometry.normals import SurfaceFit, fit_surface
 from pc3dcli.masks2d.mask2d import Mask2d
@@ -28,14 +30,14 @@ class RegionsConfig:
 
     region_max_pixels: int = 640 * 480  # pixels; larger images are segmented at a smaller size
     region_spacing: int = 14  # pixels between superpixel seeds in an image of region_max_pixels, fewer in smaller ones
-    region_noise: float = 0.003  # 1/metres, expected error of inverse depth
+    region_noise: float = 0.0025  # 1/metres, expected error of inverse depth
     region_window: int = 4  # pixels of the same image, half width of the plane fitting window
     region_plane_area: float = 0.15  # square metres, smallest structure plane
     region_plane_share: float = 0.01  # share of the image, smallest structure plane
     region_plane_angle_deg: float = 25.0  # degrees, normal to plane normal
     region_max_planes: int = 8  # planes searched for
     region_object_strength: float = 0.5  # border strength in [0, 1] at which whole objects are cut
-    region_patch_strength: float = 0.15  # border strength at which smooth faces are cut, to compare pieces
+    region_patch_crease: float = 0.35  # radians between superpixels at which faces of an object end, to compare pieces
     region_part_gap: float = 0.05  # rise of border strength that makes a node worth keeping
     region_min_share: float = 0.0005  # share of the image, smallest mask
     region_speck: float = 60.0  # pixels of the same image, regions well below this join whatever their border
@@ -168,15 +170,16 @@ def border_strength(borders: Borders, plane: np.ndarray) -> np.ndarray:
     plane  (S,) structure plane of each superpixel, -1 for none
     """
     known, step, concave, convex, lightness, chroma = borders.features.T
-    on_surface = -4.0 + 2.5 * step + 6.0 * np.minimum(concave, 0.8) - 0.5 * np.minimum(convex, 0.8)
-    on_surface += 0.5 * lightness + 0.5 * chroma
+    # Rounded from logistic fits to labelled borders of real frames, the same on either half of them; there lightness
+    # carries no weight beside geometry, and chroma little: print on a box is as strong as its outline.
+    on_surface = -4.0 + 3.0 * step + 6.0 * np.minimum(concave, 0.8) - 0.5 * np.minimum(convex, 0.8) + 1.5 * chroma
     unseen = -2.0 + 2.0 * lightness + 5.0 * chroma
     logit = known * on_surface + (1.0 - known) * unseen
     strength = 1.0 / (1.0 + np.exp(-logit))
     first, second = plane[borders.pairs[:, 0]], plane[borders.pairs[:, 1]]
     strength = np.where((first == second) & (first >= 0), 0.02 * strength, strength)
     # What stands on a plane meets it in a step or a concave crease; an outer edge is the plane's own object going on.
-    apart = ((first < 0) != (second < 0)) & (known > 0.3) & ~((convex > 0.35) & (step < 0.5) & (concave < 0.1))
+    apart = ((first < 0) != (second < 0)) & (known > 0.3) & ~((convex > 0.5) & (step < 0.25) & (concave < 0.1))
     return np.where(apart, np.maximum(strength, 0.95), strength).astype(np.float32)
 
 
@@ -206,26 +209,35 @@ def _select_nodes(partition: _Partition, config: RegionsConfig) -> list[tuple[np
 
 def _linked(partition: _Partition, members: np.ndarray, score: np.ndarray, config: RegionsConfig) -> tuple:
     """Unions (G, S) of whole objects cut apart by an occluder, with scores (G,)."""
-    fit, tree = partition.fit, partition.tree
+    fit = partition.fit
     trusted = trusted_depth(fit, partition.geometry_edges, config.region_noise)
     moments, colour = superpixel_moments(partition.labels, fit, partition.lab, trusted)
     limits = LinkLimits(config.region_noise, config.region_link_misfit, config.region_link_colour,
                         0.5 * config.region_min_share * partition.labels.size)
-    number = np.full(tree.num_leaves, -1, np.int32)
+    number = np.full(len(partition.size), -1, np.int32)
     for index, region in enumerate(members):
         number[region] = index
     group = np.arange(len(members))
-    for height in (config.region_object_strength, config.region_patch_strength):
-        top, patch = np.unique(tree.cut(height), return_inverse=True)
-        owner = np.full(len(top), -1, np.int32)
+    for patch in (np.unique(number, return_inverse=True)[1], _smooth_faces(partition.borders, number, config)):
+        owner = np.full(patch.max() + 1, -1, np.int32)
         owner[patch] = number
-        regions = region_moments(np.arange(len(top))[:, None] == patch[None], moments, colour)
+        regions = region_moments(np.arange(len(owner))[:, None] == patch[None], moments, colour)
         regions.moments[owner < 0] = 0.0
         for a, b in link_pieces(regions, owner, patch[partition.labels], fit, limits):
             group[group == max(group[a], group[b])] = min(group[a], group[b])
     groups = [np.nonzero(group == g)[0] for g in np.unique(group) if (group == g).sum() > 1]
     unions = np.array([members[g].any(0) for g in groups], bool).reshape(len(groups), members.shape[1])
     return unions, np.array([score[g].mean() for g in groups])
+
+
+def _smooth_faces(borders: Borders, number: np.ndarray, config: RegionsConfig) -> np.ndarray:
+    """(S,) int32 faces: superpixels of one object joined where neither step nor crease parts them."""
+    known, step, concave, convex = borders.features.T[:4]
+    first, second = borders.pairs.T
+    smooth = (number[first] == number[second]) & (known > 0.5) & (step < 0.5)
+    smooth &= concave + convex < config.region_patch_crease
+    links = coo_matrix((np.ones(smooth.sum()), (first[smooth], second[smooth])), (len(number), len(number)))
+    return connected_components(links, directed=False)[1]
 
 
 def _node_members(tree: MergeTree) -> np.ndarray:

@@ -176,6 +176,7 @@ class FolderSink:
         self.programs = programs
         self._all_programs |= {record["id"]: record for record in programs}
         self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "run.json").unlink(missing_ok=True)  # as a stream without its end: until all is there
 
     def write(self, scene: str | None, lines: BinaryIO, *, is_ok: bool) -> None:
         if scene is None:  # records outside scenes have no file of their own
@@ -186,13 +187,13 @@ class FolderSink:
             sink.write(scene, lines, is_ok=is_ok)
             sink.end(1, 0 if is_ok else 1)
 
-    def end(self, scenes: int, failed: int) -> None:
+    def end(self, scenes: int, failed: int) -> None: ...
+
+    def close(self) -> None:
         with atomic_file(self.folder / "run.json") as file:
             run = header() | {"programs": list(self._all_programs.values())}
             del run["type"]
             file.write((json.dumps(run, indent=1, sort_keys=True) + "\n").encode())
-
-    def close(self) -> None: ...
 
     def abort(self) -> None:
         """Finished scenes stay."""

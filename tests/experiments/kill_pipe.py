@@ -76,11 +76,16 @@ def kill_and_rerun(scans: Path, work: Path, moments: int, seed: int) -> Iterator
     raises  RuntimeError when the uninterrupted run or a rerun does not end with 0
     """
     rng = np.random.default_rng(seed)
-    start = time.monotonic()
-    if finish(start_pipe(scans, work / "whole")) != (0, 0):
-        raise RuntimeError("the uninterrupted run failed")
-    duration_s = time.monotonic() - start
+    durations_s = []
+    for name in ("whole", "again"):  # the second with warm caches
+        start = time.monotonic()
+        if finish(start_pipe(scans, work / name)) != (0, 0):
+            raise RuntimeError("the uninterrupted run failed")
+        durations_s.append(time.monotonic() - start)
+    duration_s = min(durations_s)
     expected = tree(work / "whole/labels")
+    if tree(work / "again/labels") != expected:
+        raise RuntimeError("two uninterrupted runs differ")
     for number, moment_s in enumerate(rng.uniform(0, duration_s, moments)):
         folder = work / f"kill{number}"
         stages = start_pipe(scans, folder)

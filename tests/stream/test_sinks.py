@@ -167,7 +167,6 @@ def test_folder_lists_the_programs_of_all_segments(tmp_path):
     sink = FolderSink(tmp_path, force=False)
     other = chain(replace(TRACK, seed=3))
     sink.begin(list(chain()))
-    sink.end(0, 0)
     fill(sink, "b", programs=other)
     assert json.loads((tmp_path / "run.json").read_text())["programs"] == [*chain(), *other]
 
@@ -205,6 +204,18 @@ def test_a_damaged_scene_file_is_refused(tmp_path):
     (tmp_path / "a.ndjson").write_text("half")
     with pytest.raises(UsageError, match="no complete stream"):
         FolderSink(tmp_path, force=False).is_done("a", chain())
+
+
+def test_folder_is_whole_only_while_run_json_is_there(tmp_path):
+    fill(FolderSink(tmp_path, force=False), "a")
+    assert (tmp_path / "run.json").exists()
+    sink = FolderSink(tmp_path, force=False)
+    for _ in range(2):  # segments
+        sink.begin(list(chain()))
+        sink.end(1, 0)
+        assert not (tmp_path / "run.json").exists()
+    sink.abort()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.ndjson"]
 
 
 def test_folder_abort_removes_temporaries(tmp_path):

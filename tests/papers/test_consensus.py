@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from pc3dcli.geometry.voxels import voxel_groups
-from pc3dcli.papers.granularity.consensus import adjacent_units, join_groups
+from pc3dcli.papers.granularity.consensus import Witness, adjacent_units, join_groups
 from pc3dcli.papers.granularity.evidence import ViewEvidence
 from pc3dcli.papers.granularity.lift import LiftConfig, Lifter
 
@@ -127,6 +127,8 @@ def test_joining_equals_a_literal_average_linkage(seed):
     together = (seen * rng.random((count, count))).astype(np.float32)
     touch = rng.random((count, count)) < 0.4
     seen, together, touch = (np.triu(m, 1) + np.triu(m, 1).T for m in (seen, together, touch))
+    pairs = (seen > 0).astype(np.float32)
+    many = 100 * pairs  # so many views that their number does not matter
     groups = [[k] for k in range(count)]
     while True:
         best = (-1.0, 0, 0)
@@ -139,7 +141,7 @@ def test_joining_equals_a_literal_average_linkage(seed):
         if best[0] < 0:
             break
         groups[best[2]] += groups.pop(best[1])
-    found = join_groups(together.copy(), seen.copy(), touch.copy(), 0.4, 0.6)
+    found = join_groups(Witness(together.copy(), seen.copy(), many, pairs, touch.copy()), 0.4, 0.6)
     assert sorted(sorted(g) for g in groups) == [np.flatnonzero(found == k).tolist() for k in range(found.max() + 1)]
 
 
@@ -163,5 +165,27 @@ def test_a_unit_belongs_to_a_mask_that_holds_most_of_its_points():
     mask = np.array([[True, True, False, False]])
     evidence.add_view(np.arange(4), np.arange(4), [mask, ~mask, np.zeros((1, 4), bool)])
     view = evidence.views[0]
-    assert view.unit.tolist() == [0, 1] and view.weight.tolist() == [3, 1]
+    assert view.unit.tolist() == [0, 1]
     assert [m.tolist() for m in view.masks] == [[0], [1]]  # empty masks are left out
+
+
+@pytest.mark.parametrize(("joining", "expected"), [(1, 4), (2, 2)])
+def test_of_three_views_one_is_not_enough(joining, expected):
+    views = [WHOLE] * joining + [PARTS] * (3 - joining)
+    assert len(lift(views, labels_of(A, B, C, D))[1]) == expected
+
+
+def test_a_single_view_is_believed():
+    assert len(lift([WHOLE], labels_of(A, B, C, D), min_views=1)[1]) == 2
+
+
+def test_tracks_join_what_no_view_sees_at_once():
+    # A B and C D are never masked in the same view; one track holds all that is left of the gap
+    views = [[A, B], [A, B]] * 3
+    assert len(lift(views, labels_of(A, B, C | D))[1]) == 3
+
+
+def test_dense_clouds_get_smaller_units():
+    x = np.stack(np.meshgrid(np.arange(60), np.arange(60), [0]), -1).reshape(-1, 3) * 0.005
+    assert len(ViewEvidence(x, 0.05).keys) > 200  # 36 at 5 cm
+    assert len(ViewEvidence(x[:1].repeat(100, 0), 0.05).keys) == 1

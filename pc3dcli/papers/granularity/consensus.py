@@ -14,6 +14,8 @@ touch, because a network that sees parts half of the time must not leave an obje
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy import sparse
 
@@ -21,6 +23,11 @@ from pc3dcli.geometry.superpoints import felzenszwalb
 from pc3dcli.geometry.voxels import voxel_offset
 from pc3dcli.papers.granularity.clean import split_components
 from pc3dcli.papers.granularity.instances import Instance, saturate
+
+AGREEING_VIEWS = np.float32(1.2)  # views that must join two groups at least, where more than one sees both; ours
+MOST_NEEDED = np.float32(
+    0.7
+)  # share of views, below what a single agreeing view reaches beside dissenting tracks; ours
 
 
 def consensus_instances(votes, points, config, evidence) -> list[Instance]:
@@ -123,14 +130,18 @@ def _row_overlap(a, b) -> np.ndarray:
 def _join_fragments(evidence, tracks, pairs, fragment, config) -> np.ndarray:
     """Return the group of each fragment, (F,) int64, numbered from 0."""
     count = int(fragment.max()) + 1
-    together, seen = _track_witness(tracks, fragment, count, config.track_weight)
+    together, by_tracks = _track_witness(tracks, fragment, count, config.track_weight)
+    seen = by_tracks.copy()
     for view in evidence.views:
         _add_view(view, fragment, together, seen)
     inside = (fragment[pairs] >= 0).all(axis=1)
     touch = np.zeros((count, count), bool)
     a, b = fragment[pairs[inside]].T
     touch[a, b] = touch[b, a] = True
-    return join_groups(together, seen, touch, config.same_object, config.same_object_apart)
+    size = np.bincount(fragment[fragment >= 0], minlength=count).astype(np.float32)
+    by_views = seen - by_tracks
+    pairs = np.where(by_views > 0, size[:, None] * size, np.float32(0))
+    return join_groups(Witness(together, seen, by_views, pairs, touch), config.same_object, config.same_object_apart)
 
 
 def _track_witness(tracks, fragment, count, weight) -> tuple[np.ndarray, np.ndarray]:
@@ -166,19 +177,49 @@ def _add_view(view, fragment, together, seen) -> None:
     seen[np.ix_(rows, rows)] += weight * (is_any[:, None] | is_any)
 
 
-def join_groups(
-    together: np.ndarray, seen: np.ndarray, touch: np.ndarray, same_object: float, same_object_apart: float
-) -> np.ndarray:
+@dataclass(eq=False)
+class Witness:
+    """What views say about pairs of groups; all (F, F) and symmetric.
+
+    together  float32, pairs of units that a view has in one mask, summed over views and tracks
+    seen      float32, pairs of units that a view has in any mask, summed over views and tracks
+    by_views  float32, the part of `seen` that is not from tracks
+    pairs     float32, pairs of units in `by_views`, each counted once: by_views / pairs is a number of views
+    touch     bool, whether two units of them are neighbours
+    """
+
+    together: np.ndarray
+    seen: np.ndarray
+    by_views: np.ndarray
+    pairs: np.ndarray
+    touch: np.ndarray
+
+    def add_to(self, a: int, b: int) -> None:
+        """Let group a stand for groups a and b."""
+        for matrix in (self.together, self.seen, self.by_views, self.pairs, self.touch):
+            matrix[a] += matrix[b]
+            matrix[:, a] = matrix[a]
+
+    def surplus(self, rows: np.ndarray, same_object: float, same_object_apart: float) -> np.ndarray:
+        """Return (R, F) by how much the share of views that join exceeds what is needed, -1 where none sees a pair."""
+        seen = np.maximum(self.seen[rows], np.float32(1e-9))
+        views = self.by_views[rows] / np.maximum(self.pairs[rows], np.float32(1e-9))  # 0 or at least 1
+        needed = np.where(self.touch[rows], np.float32(same_object), np.float32(same_object_apart))
+        # one view alone may err: of two or three views, two must agree
+        few = np.minimum(MOST_NEEDED, AGREEING_VIEWS / np.maximum(views, 1)) * (views > 0)
+        return np.where(self.seen[rows] > 0, self.together[rows] / seen - np.maximum(needed, few), np.float32(-1))
+
+
+def join_groups(witness: Witness, same_object: float, same_object_apart: float) -> np.ndarray:
     """Join groups by average linkage, surest first.
 
-    together, seen     (F, F) float32, symmetric, witnesses for a pair and witnesses of a pair; overwritten
-    touch              (F, F) bool, symmetric; overwritten
-    same_object        least together / seen of groups that touch; same_object_apart  of others
-    returns            (F,) int64 group, numbered from 0 by lowest member
+    witness      of F groups; overwritten
+    same_object  least share of views that join groups that touch; same_object_apart  others
+    returns      (F,) int64 group, numbered from 0 by lowest member
     """
-    count = len(seen)
+    count = len(witness.seen)
     group = np.arange(count)
-    surplus = _surplus(together, seen, touch, same_object, same_object_apart)
+    surplus = witness.surplus(group, same_object, same_object_apart)
     np.fill_diagonal(surplus, -np.inf)
     best = surplus.argmax(axis=1)
     value = surplus[np.arange(count), best]
@@ -186,12 +227,8 @@ def join_groups(
         a = int(value.argmax())
         a, b = sorted((a, int(best[a])))
         group[group == b] = a
-        for matrix in (together, seen):
-            matrix[a] += matrix[b]
-            matrix[:, a] = matrix[a]
-        touch[a] |= touch[b]
-        touch[:, a] = touch[a]
-        row = _surplus(together[a], seen[a], touch[a], same_object, same_object_apart)
+        witness.add_to(a, b)
+        row = witness.surplus(np.array([a]), same_object, same_object_apart)[0]
         row[np.isneginf(surplus[a])] = -np.inf  # itself and those already joined
         row[b] = -np.inf
         surplus[b] = surplus[:, b] = -np.inf
@@ -201,13 +238,6 @@ def join_groups(
         best[stale] = surplus[stale].argmax(axis=1)
         value[stale] = surplus[stale, best[stale]]
     return np.unique(group, return_inverse=True)[1].reshape(-1)
-
-
-def _surplus(together, seen, touch, same_object, same_object_apart) -> np.ndarray:
-    """Return by how much the share of witnesses exceeds what is needed, -1 where nothing saw a pair."""
-    rate = together / np.maximum(seen, np.float32(1e-9))
-    needed = np.where(touch, np.float32(same_object), np.float32(same_object_apart))
-    return np.where(seen > 0, rate - needed, np.float32(-1))
 
 
 def _instances(votes, points, evidence, tracks, label, config) -> list[Instance]:

@@ -15,18 +15,19 @@ import numpy as np
 
 from pc3dcli.geometry.voxels import voxel_groups
 
+POINTS_PER_UNIT = 12  # ours: a 2 cm cloud has 6 in 5 cm
+MIN_UNIT = 0.005  # metres, ours: twins at one place must not halve for ever
+
 
 @dataclass(frozen=True, eq=False)
 class View:
     """One frame on voxels ("units").
 
     unit     (n,) int32, ascending, units that the frame sees
-    weight   (n,) int32, points by which it sees each
     masks    per mask the ascending positions in `unit` of its members: more than half of a unit's points are inside
     """
 
     unit: np.ndarray
-    weight: np.ndarray
     masks: list[np.ndarray]
 
 
@@ -34,9 +35,18 @@ class ViewEvidence:
     """Masks of single frames, which may overlap, on a voxel grid over the scene."""
 
     def __init__(self, points: np.ndarray, voxel: float = 0.05, max_views: int = 192):
-        """points  (N, 3) float, metres; voxel  metres; max_views  views kept, every second one is dropped beyond."""
-        self.keys, self.unit, self.size = voxel_groups(points, voxel)
-        self.unit = self.unit.astype(np.int32)  # (N,) unit of each point
+        """Prepare to collect.
+
+        points     (N, 3) float, metres
+        voxel      metres, largest edge of a unit; halved while units hold more than `POINTS_PER_UNIT` points on
+                   average, because small objects are scanned densely
+        max_views  views kept; every second one is dropped beyond
+        """
+        self.keys, unit, _ = voxel_groups(points, voxel)
+        while len(points) > POINTS_PER_UNIT * len(self.keys) and voxel > MIN_UNIT:
+            voxel /= 2
+            self.keys, unit, _ = voxel_groups(points, voxel)
+        self.unit = unit.astype(np.int32)  # (N,) unit of each point
         self.views: list[View] = []
         self._max_views, self._stride, self._num_offered = max_views, 1, 0
 
@@ -56,6 +66,6 @@ class ViewEvidence:
         for mask in masks:
             inside = np.bincount(row[mask.reshape(-1)[pixel]], minlength=len(self.keys))[unit]
             members.append(np.flatnonzero(2 * inside > seen[unit]).astype(np.int32))
-        self.views.append(View(unit, seen[unit].astype(np.int32), [m for m in members if len(m)]))
+        self.views.append(View(unit, [m for m in members if len(m)]))
         if len(self.views) > self._max_views:
             self.views, self._stride = self.views[::2], 2 * self._stride

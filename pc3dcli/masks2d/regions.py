@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The embedded mask source: class-agnostic regions from colour, depth and surface normals, no network, no download.
 
-Superpixels are joined weakest border first. A border is strong where depth steps, where the surface folds inwards
-(things that touch meet in a concave crease) or where colour changes; on a surface seen by the depth sensor colour
-alone says little, so that print does not split a box. Large planes (floor, wall, table top) are found first and kept
-apart from what stands on them. The cut of the tree at `region_object_strength` gives the whole objects, the nodes
-below it their parts. All values here are ours; the form of the features follows work on convexity-based object
-segmentation (Richtsfeld et al. 2012; Stein et al. 2014) and contour trees (Arbelaez et al. 2011).
+Superpixels are joined weakest border first. A border is strong where depth steps or the surface folds inwards (things
+that touch meet in a concave crease); colour decides where depth is missing and says little elsewhere, so that print
+does not split a box. Large planes (floor, wall, table top) are found first and kept apart from what stands on them.
+The cut of the tree at `region_object_strength` gives whole objects, nodes below it their parts; pieces of one surface
+behind an occluder are joined. Score: how strong the border around minus how strong those inside, parts times 0.7. All
+values are ours; the features follow work on convexity (Richtsfeld et al. 2012, Stein et al. 2014), the tree that on
+contours (Arbelaez et al. 2011).
 """
 
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ class Regions:
     def masks(self, view) -> list[Mask2d]:
         """Return the masks of one view, best score first.
 
-        view     has .rgb (H, W, 3) uint8 and .depth (H, W) float32 metres or None with .K (3, 3)
+        view     has .rgb (H, W, 3) uint8, .K (3, 3) pixels and .depth (H, W) float32 metres (0 missing) or None
         returns  at most region_max_masks masks of size (H, W), whole objects and parts
         """
         rgb, depth, K = _working_grid(view, self.config.region_max_pixels)

@@ -30,19 +30,26 @@ def surface_edges(depth: np.ndarray, focal: float) -> np.ndarray:
     weight = cv2.blur(valid, (3, 3), borderType=cv2.BORDER_REPLICATE)
     smooth = cv2.blur(inverse, (3, 3), borderType=cv2.BORDER_REPLICATE) / np.maximum(weight, 0.1)
     step = STEP / np.maximum(depth * depth, 1e-6)  # in inverse depth
+    crease = 2.5 / np.maximum(depth, 1e-3) / focal  # what a bulging right angle adds on its own
     hollow = HOLLOW / np.maximum(depth, 1e-3) / focal
     edges = depth <= 0
     for axis in (0, 1):
         raw, bend, reach = _second_difference(inverse, 1, axis), _second_difference(smooth, 2, axis), 2
         # on most pixels of a frame these differences are nothing but noise, whatever the sensor
-        edges |= np.abs(raw) > step + 3 * _typical(raw)
-        edges |= bend > hollow * reach + 3 * _typical(bend)
+        margin = step + 3 * _typical(raw, depth)
+        edges |= (raw > margin) | (raw < -margin - crease)
+        edges |= bend > hollow * reach + 3 * _typical(bend, depth)
+    # the differences end two pixels before the border, where new surface comes in: carry the edges on to it
+    edges[:, :2] |= edges[:, 2:3]
+    edges[:, -2:] |= edges[:, -3:-2]
+    edges[:2] |= edges[2:3]
+    edges[-2:] |= edges[-3:-2]
     return edges
 
 
-def _typical(difference: np.ndarray) -> float:
-    sample = np.abs(difference[1::3, 1::3])
-    sample = sample[sample > 0]
+def _typical(difference: np.ndarray, depth: np.ndarray) -> float:
+    """Return the median size of a difference over the pixels that have depth (a ninth of them)."""
+    sample = np.abs(difference[1::3, 1::3])[depth[1::3, 1::3] > 0]
     return float(np.median(sample)) if sample.size else 0.0
 
 
@@ -69,8 +76,7 @@ def grow_labels(labels: np.ndarray, depth: np.ndarray, focal: float) -> tuple[np
     waiting = np.zeros(labels.shape, bool)
     waiting[v, u] = ~is_foreign[y, x]
     waiting &= grown < 0
-    for _ in range(6):
-        _spread_once(grown, depth, waiting)
+    _follow_neighbors(grown, depth, waiting)
     return grown, waiting & (grown >= 0)
 
 
@@ -139,26 +145,26 @@ def _contact_codes(patches: np.ndarray, labels: np.ndarray, width: int) -> np.nd
     return patches[touching].astype(np.int64) * width + labels[touching]
 
 
-def _spread_once(labels: np.ndarray, depth: np.ndarray, waiting: np.ndarray) -> None:
-    """Let unknown pixels of `waiting` (H, W) bool take the label of the 4-neighbour closest in depth, in place.
+def _follow_neighbors(labels: np.ndarray, depth: np.ndarray, waiting: np.ndarray) -> None:
+    """Let pixels of `waiting` (H, W) bool take the label of the 4-neighbour closest in depth, six times, in place.
 
     A pixel is passed over while an unknown neighbour is much closer: that one may get its label from another side.
     """
-    v, u = np.nonzero(waiting & (labels < 0))
-    if not len(v):
-        return
     H, W = labels.shape
-    z = depth[v, u]
-    best = np.full(len(v), np.inf, np.float32)
-    closest, spread = best.copy(), np.full(len(v), -1, np.int32)
-    for dv, du in ((-1, 0), (1, 0), (0, -1), (0, 1)):
-        y, x = np.clip(v + dv, 0, H - 1), np.clip(u + du, 0, W - 1)
-        is_other = (depth[y, x] > 0) & ((y != v) | (x != u))
-        gap = np.where(is_other, np.abs(depth[y, x] - z), np.inf)
-        closest = np.minimum(closest, gap)
-        better = (labels[y, x] >= 0) & (gap < best)
-        spread[better], best = labels[y, x][better], np.where(better, gap, best)
-    labels[v, u] = np.where((best <= 2 * closest + 0.01) & (best < 2 * _tolerance(z)), spread, -1)
+    v, u = np.nonzero(waiting)
+    y = np.clip(v + np.array([[-1], [1], [0], [0]]), 0, H - 1)
+    x = np.clip(u + np.array([[0], [0], [-1], [1]]), 0, W - 1)
+    pixels, around = v * W + u, y * W + x  # (N,), (4, N)
+    flat, z = labels.reshape(-1), depth.reshape(-1)
+    gap = np.where((z[around] > 0) & (around != pixels), np.abs(z[around] - z[pixels]), np.inf)
+    limit = np.minimum(2 * gap.min(axis=0, initial=np.inf) + 0.01, 2 * _tolerance(z[pixels]))
+    gap[gap > limit] = np.inf
+    for _ in range(6):
+        usable = np.where(flat[around] >= 0, gap, np.inf)
+        best = np.argmin(usable, axis=0)[None]
+        found = np.isfinite(np.take_along_axis(usable, best, axis=0)[0])
+        flat[pixels[found]] = flat[np.take_along_axis(around, best, axis=0)[0][found]]
+        pixels, around, gap = pixels[~found], around[:, ~found], gap[:, ~found]
 
 
 def _tolerance(z: np.ndarray) -> np.ndarray:

@@ -227,3 +227,10 @@ def test_order_of_detections_does_not_change_the_tracks():
     flipped = {0: detections[0][::-1]}
     first, second = (run(Script(d), 1)[0].labels for d in (detections, flipped))
     assert (first == second).all()
+
+
+def test_detections_of_one_keyframe_compete_large_ones_first():
+    whole, hanging_over = box(5, 5, 20, 20), box(10, 22, 8, 5)  # 3 of 5 columns inside: not contained, not new either
+    frames = run(Script({0: [hanging_over, whole]}), 1)
+    assert frames[0].states == {1: "A"}
+    assert (frames[0].labels == whole).all()

@@ -219,6 +219,13 @@ def test_components_are_numbered_by_size():
     assert density_components(np.zeros((7, 3))).tolist() == [0] * 7
 
 
+@pytest.mark.parametrize(("gap", "count"), [(0.09, 1), (0.11, 2)])
+def test_cells_join_over_any_of_their_points(gap, count):
+    rod = np.arange(0, 0.05, 0.005)  # the first points of the two cells are farther apart than eps
+    x = np.concatenate([rod, rod[-1] + gap + rod])
+    assert density_components(np.stack([x, 0 * x, 0 * x], axis=1)).max() + 1 == count
+
+
 def test_an_object_is_cut_where_it_falls_apart():
     sizes = (200, 100, 60, 20)
     points = np.concatenate([np.random.default_rng(0).normal(k, 0.02, (n, 3)) for k, n in enumerate(sizes)])

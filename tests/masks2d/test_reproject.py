@@ -72,9 +72,12 @@ def test_masks_follow_their_objects(seed, noisy, expected):
 
 def test_completing_matched_tracks_repairs_them():
     views = film(0, False, 20, 0.12)
-    plain = ious(views, track(views)[0])[0].mean()
-    completed = ious(views, track(views, refresh=True, tau_refresh=0.5)[0])[0].mean()
-    assert completed > plain + 0.01
+    plain, completing = Reproject(), Reproject()
+    plain.tau_complete, completing.tau_complete = 2.0, 0.5
+    config = PolicyConfig()
+    results = [list(track_masks(enumerate(views), GroundTruth(), p, config)) for p in (plain, completing)]
+    before, after = (ious(views, frames)[0].mean() for frames in results)
+    assert after > before + 0.01
 
 
 def test_a_revisit_wakes_the_same_ids():

@@ -52,12 +52,22 @@ def start_pipe(scans: Path, folder: Path) -> list[subprocess.Popen]:
     """Start `pc3d track2d scans/ | pc3d lift3d --out labels/ --write ply` in `folder`."""
     folder.mkdir(exist_ok=True)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    quiet = {"cwd": folder, "env": environment, "stderr": subprocess.DEVNULL}
+    with (folder / "messages.txt").open("wb") as messages:
+        return _start(scans, {"cwd": folder, "env": environment, "stderr": messages})
+
+
+def _start(scans: Path, settings: dict) -> list[subprocess.Popen]:
     source = [*PC3D, "track2d", str(scans), "--masks", "oracle", "-D", "stride_key=2"]
-    track = subprocess.Popen(source, stdout=subprocess.PIPE, **quiet)
-    lift = subprocess.Popen([*PC3D, "lift3d", "--out", "labels/", "--write", "ply"], stdin=track.stdout, **quiet)
+    track = subprocess.Popen(source, stdout=subprocess.PIPE, **settings)
+    lift = subprocess.Popen([*PC3D, "lift3d", "--out", "labels/", "--write", "ply"], stdin=track.stdout, **settings)
     track.stdout.close()
     return [track, lift]
+
+
+def _run(scans: Path, folder: Path) -> None:
+    codes = finish(start_pipe(scans, folder))
+    if codes != (0, 0):
+        raise RuntimeError(f"ended with {codes}: {(folder / 'messages.txt').read_text()}")
 
 
 def finish(stages: list[subprocess.Popen]) -> tuple[int, int]:
@@ -79,8 +89,7 @@ def kill_and_rerun(scans: Path, work: Path, moments: int, seed: int) -> Iterator
     durations_s = []
     for name in ("whole", "again"):  # the second with warm caches
         start = time.monotonic()
-        if finish(start_pipe(scans, work / name)) != (0, 0):
-            raise RuntimeError("the uninterrupted run failed")
+        _run(scans, work / name)
         durations_s.append(time.monotonic() - start)
     duration_s = min(durations_s)
     expected = tree(work / "whole/labels")
@@ -94,8 +103,7 @@ def kill_and_rerun(scans: Path, work: Path, moments: int, seed: int) -> Iterator
         codes = finish(stages)
         left = tree(folder / "labels")
         temporaries = [name for name in left if name.endswith(".tmp")]
-        if finish(start_pipe(scans, folder)) != (0, 0):
-            raise RuntimeError(f"the rerun after a kill at {moment_s:.2f} s failed")
+        _run(scans, folder)
         found = tree(folder / "labels")
         differing = tuple(name for name in sorted(found | expected) if found.get(name) != expected.get(name))
         num_finished = sum(name.endswith(".ndjson") for name in left)

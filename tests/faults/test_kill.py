@@ -19,7 +19,7 @@ def kill_pipe(monkeypatch):
     return module
 
 
-def test_rerun_after_kill_equals_an_uninterrupted_run(kill_pipe, tmp_path, moments=6, seed=1):
+def test_rerun_after_kill_equals_an_uninterrupted_run(kill_pipe, tmp_path, moments=4, seed=1):
     kill_pipe.write_scans(tmp_path / "scans", 3, 6)
     outcomes = list(kill_pipe.kill_and_rerun(tmp_path / "scans", tmp_path, moments, seed))
     assert [outcome.side for outcome in outcomes] == ["track2d", "lift3d"] * (moments // 2)

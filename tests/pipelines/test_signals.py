@@ -34,8 +34,8 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 
 @pytest.mark.parametrize(("number", "code", "jobs"), [(signal.SIGINT, 130, "2"), (signal.SIGTERM, 143, "1")])
 def test_interrupted_then_rerun_equals_an_uninterrupted_run(environment, tmp_path, long_scan, number, code, jobs):
-    command = ["track2d", *EXACT, str(long_scan), "--out", "tracks/", "--jobs", jobs]
-    process = start(environment, tmp_path, *command)
+    command = ["track2d", *EXACT, str(long_scan), "--out", "tracks/"]
+    process = start(environment | {"PC3D_TRACK2D_JOBS": jobs}, tmp_path, *command)
     wait_for(tmp_path / "tracks/a.ndjson", process)
     os.killpg(process.pid, number)
     out, err = process.communicate(timeout=60)

@@ -78,9 +78,7 @@ def lift3d(
     snap: Annotated[
         bool, advanced("--snap/--no-snap", help="Snap instances to superpoints of the mesh or cloud.")
     ] = False,
-    max_depth: Annotated[
-        float, advanced("--max-depth", min=0.1, metavar="M", help="Depth beyond M metres counts as missing.")
-    ] = 10.0,
+    max_depth: options.MaxDepth = 10.0,
     force: options.Force = False,
     skip_done: options.SkipDone = None,
     limit: options.Limit = None,

@@ -22,7 +22,7 @@ class Command(TyperCommand):
             param.show_envvar = False  # every option has one, PC3D_<COMMAND>_<OPTION>; the man page says so
         for title in ("Options", ADVANCED):
             records = [
-                param.get_help_record(ctx)
+                _help_record(param, ctx)
                 for param in self.get_params(ctx)
                 if (getattr(param, "rich_help_panel", None) == ADVANCED) == (title == ADVANCED)
             ]
@@ -30,6 +30,13 @@ class Command(TyperCommand):
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)
+
+
+def _help_record(param, ctx) -> tuple[str, str] | None:
+    record = param.get_help_record(ctx)
+    if record and param.param_type_name == "argument":
+        return param.metavar, record[1]  # without the name of its Python type
+    return record
 
 
 def advanced(*names: str, **settings) -> typer.models.OptionInfo:
@@ -42,6 +49,13 @@ Scenes = Annotated[
     typer.Argument(metavar="SCENE...", help="Scene folders, streams, @list.txt or -.", show_default=False),
 ]
 Dataset = Annotated[str, advanced("--dataset", metavar="NAME", help="Layout of the scenes; auto detects it.")]
+DepthScale = Annotated[
+    float | None, advanced("--depth-scale", metavar="M", help="Metres per stored depth unit, if no file says it.")
+]
+MaxDepth = Annotated[
+    float, advanced("--max-depth", min=0.1, metavar="M", help="Depth beyond M metres counts as missing.")
+]
+SkipBadPoses = Annotated[bool, advanced("--skip-bad-poses", help="Skip frames whose pose file is malformed.")]
 Out = Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="FILE.ndjson, a folder, or - for stdout.")]
 Force = Annotated[bool, advanced("--force", "-f", help="Redo what exists.")]
 SkipDone = Annotated[Path | None, advanced("--skip-done", metavar="DIR", help="Skip scenes finished in DIR.")]

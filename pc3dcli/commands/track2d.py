@@ -86,15 +86,9 @@ def track2d(
     chunk: Annotated[
         int, advanced("--chunk", min=1, metavar="N", help="Frames of video memory that SAM 2 keeps per object.")
     ] = 16,
-    max_depth: Annotated[
-        float, advanced("--max-depth", min=0.1, metavar="M", help="Depth beyond M metres counts as missing.")
-    ] = 10.0,
-    depth_scale: Annotated[
-        float | None, advanced("--depth-scale", metavar="M", help="Metres per stored depth unit, if no file says it.")
-    ] = None,
-    skip_bad_poses: Annotated[
-        bool, advanced("--skip-bad-poses", help="Skip frames whose pose file is malformed.")
-    ] = False,
+    max_depth: options.MaxDepth = 10.0,
+    depth_scale: options.DepthScale = None,
+    skip_bad_poses: options.SkipBadPoses = False,
     dataset: options.Dataset = "auto",
     force: options.Force = False,
     skip_done: options.SkipDone = None,

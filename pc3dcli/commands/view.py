@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pc3dcli.commands import options
-from pc3dcli.commands.options import advanced
 
 if TYPE_CHECKING:
     from pc3dcli.commands.progress import ProgressReporter
@@ -59,12 +58,8 @@ def view(
         int, typer.Option("--max-points", min=1, max=2_000_000, metavar="N", help="Of a larger cloud show N points.")
     ] = 500_000,
     dry_run: options.DryRun = False,
-    depth_scale: Annotated[
-        float | None, advanced("--depth-scale", metavar="M", help="Metres per stored depth unit, if no file says it.")
-    ] = None,
-    skip_bad_poses: Annotated[
-        bool, advanced("--skip-bad-poses", help="Skip frames whose pose file is malformed.")
-    ] = False,
+    depth_scale: options.DepthScale = None,
+    skip_bad_poses: options.SkipBadPoses = False,
     dataset: options.Dataset = "auto",
     force: options.Force = False,
     limit: options.Limit = None,

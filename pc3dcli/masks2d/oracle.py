@@ -100,6 +100,8 @@ class OracleMasks:
 class OracleTracks:
     """The oracle SAM2, a propagator: a seed keeps its part set for ever."""
 
+    tau_complete = 2.0  # never: what a track stands for is known
+
     def __init__(self, config: OracleConfig = OracleConfig(), labels: Labels = folder_labels) -> None:
         """Use the same config as the mask source, so that seeds are recognised exactly."""
         self.config, self.labels = config, labels

@@ -59,6 +59,8 @@ class _Seen:
 class Reproject:
     """A propagator (papers/granularity/policy.py) over views with `depth`, `K`, `world_from_cam` of one grid."""
 
+    tau_complete = 0.5  # ours; a track is completed by the detections that matched it
+
     def __init__(self, config: ReprojectConfig = ReprojectConfig()) -> None:
         """Start a scene."""
         self.config = config

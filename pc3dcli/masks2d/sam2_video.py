@@ -59,6 +59,8 @@ class _Memory:
 class Sam2Video:
     """The propagator `sam2` of the tracking policy; frames are counted by `t` and come in order, each once."""
 
+    tau_complete = 2.0  # never: the network finds new sides of an object by itself
+
     def __init__(
         self, weights: Path | SAM2VideoPredictor, device: str = "cpu", config: Sam2VideoConfig = Sam2VideoConfig()
     ) -> None:

@@ -71,15 +71,19 @@ def containment_filter(
     return kept
 
 
-def compose_labels(masks: dict[int, np.ndarray], size: tuple[int, int], area_min: float) -> np.ndarray:
+def compose_labels(
+    masks: dict[int, np.ndarray], size: tuple[int, int], area_min: float, area: dict[int, int] | None = None
+) -> np.ndarray:
     """Paint masks into one label image, small on top (section 4.2 step 4).
 
     masks     track -> (n,) int64 flat pixel indices
     area_min  pixels; a mask that keeps less than half of its pixels *and* fewer than this is dropped
+    area      pixels by which tracks are ranked, None for those of `masks`
     returns   (H, W) int32, 0 none
     """
     labels = np.zeros(size[0] * size[1], np.int32)
-    for track in sorted(masks, key=lambda track: (-len(masks[track]), track)):
+    area = area or {track: len(pixels) for track, pixels in masks.items()}
+    for track in sorted(masks, key=lambda track: (-area[track], track)):
         labels[masks[track]] = track
     shown = np.bincount(labels, minlength=max(masks, default=0) + 1)
     for track, pixels in masks.items():

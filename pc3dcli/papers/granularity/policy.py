@@ -9,7 +9,9 @@ Pure code: it drives a `Propagator` and a mask source and knows neither network 
 *Departures* from section 4: the prompts and last masks of objects that are not visible are left to the propagator
 (memory); dormant objects are probed every `probe_stride` frames where the propagator calls them candidates, not at
 keyframes only (reprojection revives for free); a detection also competes with those admitted before it on the same
-keyframe; `reid="none"` switches off every revival, for the ablation of section 13.
+keyframe; a propagator may ask for matched detections as further prompts (`tau_complete`); overlapping tracks are
+painted by the area at first sight, not by the current one, whose order changes from frame to frame; `reid="none"`
+switches off every revival, for the ablation of section 13.
 """
 
 from __future__ import annotations
@@ -53,7 +55,13 @@ class PolicyConfig:
 
 
 class Propagator(Protocol):
-    """What carries masks from frame to frame; `view` is any object that it understands, `t` the frame number."""
+    """What carries masks from frame to frame; `view` is any object that it understands, `t` the frame number.
+
+    tau_complete  IoU from which a matched detection becomes a further prompt, because the propagator knows only
+                  surface that it has seen; above 1 for one that needs none
+    """
+
+    tau_complete: float
 
     def propagate(self, t: int, view: Any, tracks: Sequence[int]) -> dict[int, np.ndarray]:
         """Return (H, W) bool masks on frame t of those of `tracks` that are visible."""
@@ -107,6 +115,7 @@ class _Object:
     track: int
     score: float
     area: int  # pixels when last seen
+    first_area: int  # pixels when first seen
     state: str = ACTIVE
     miss: int = 0  # consecutive frames not visible
 
@@ -190,7 +199,8 @@ class _Policy:
             unmatched = self._revive(t, view, unmatched, visible)
             born = self._admit(t, view, unmatched, visible, ended)
             self._paint_backwards(t, earlier, born)
-        labels = compose_labels(visible, view.size, _area_min(view, self.config))
+        first_area = {track: self.objects[track].first_area for track in visible}
+        labels = compose_labels(visible, view.size, _area_min(view, self.config), first_area)
         states = {track: item.state for track, item in self.objects.items()} | dict.fromkeys(ended, TERMINATED)
         scores = {track: item.score for track, item in self.objects.items()}
         return TrackedFrame(t, view, labels, states, scores, is_keyframe)
@@ -225,10 +235,10 @@ class _Policy:
         iou = _iou_matrix(detections, [visible[track] for track in tracks], view.size[0] * view.size[1])
         rows, columns = linear_sum_assignment(-iou)
         matched = {int(d): int(o) for d, o in zip(rows, columns, strict=True) if iou[d, o] >= self.config.tau_iou}
-        if self.config.refresh:
-            for d, o in matched.items():
-                if iou[d, o] >= self.config.tau_refresh:
-                    self.propagator.add_object(t, view, tracks[o], detections[d].mask)
+        tau = min(self.propagator.tau_complete, self.config.tau_refresh if self.config.refresh else np.inf)
+        for d, o in matched.items():
+            if iou[d, o] >= tau:
+                self.propagator.add_object(t, view, tracks[o], detections[d].mask)
         return [detection for d, detection in enumerate(detections) if d not in matched]
 
     def _revive(self, t: int, view, detections: list[_Detection], visible: dict) -> list[_Detection]:
@@ -260,7 +270,7 @@ class _Policy:
             if uncovered < self.config.tau_new or not self._make_room(ended):
                 continue
             track, self.next_track = self.next_track, self.next_track + 1
-            self.objects[track] = _Object(track, detection.score, len(detection.pixels))
+            self.objects[track] = _Object(track, detection.score, len(detection.pixels), len(detection.pixels))
             self.propagator.add_object(t, view, track, detection.mask)
             visible[track] = detection.pixels
             covered[detection.pixels] = True

@@ -31,6 +31,8 @@ def box(top, left, height=10, width=10):
 class Script:
     """A mask source and a propagator that say what was written down for each frame."""
 
+    tau_complete = 2.0
+
     def __init__(self, detections=None, masks=None, overlaps=None, backwards=None):
         self.detections, self.script = detections or {}, masks or {}
         self.overlaps, self.backwards, self.log = overlaps or {}, backwards or {}, []
@@ -234,3 +236,12 @@ def test_detections_of_one_keyframe_compete_large_ones_first():
     frames = run(Script({0: [hanging_over, whole]}), 1)
     assert frames[0].states == {1: "A"}
     assert (frames[0].labels == whole).all()
+
+
+def test_a_propagator_that_asks_for_it_is_given_matched_detections():
+    seen, whole = box(0, 0, 10, 6), box(0, 0, 10, 10)
+    for tau, prompts in ((0.5, 2), (0.7, 1)):
+        script = Script({0: [seen], 1: [whole]}, {1: {1: seen}})
+        script.tau_complete = tau
+        run(script, 2)
+        assert sum(entry[0] == "add" for entry in script.log) == prompts

@@ -33,6 +33,10 @@ class Pc3dError(Exception):
         place = [str(part) for part in (self.file, self.line, self.column) if part is not None]
         return f"{':'.join(place)}: {self.message}" if place else self.message
 
+    def with_hint(self) -> str:
+        """Return the whole message: place, what is wrong, and the remedy on a line of its own."""
+        return f"{self}\n  hint: {self.hint}" if self.hint else str(self)
+
     def __reduce__(self):  # keyword-only arguments do not survive the default pickling between processes
         return _rebuild, (type(self), self.message, self.file, self.line, self.column, self.hint)
 

@@ -162,9 +162,7 @@ def _say(label: str, error: Pc3dError, is_debug: bool) -> None:
         import traceback
 
         traceback.print_exception(error)
-    print(f"{label}: {error}", file=sys.stderr)
-    if error.hint:
-        print(f"  hint: {error.hint}", file=sys.stderr)
+    print(f"{label}: {error.with_hint()}", file=sys.stderr)
 
 
 def _drop_output() -> None:

@@ -64,21 +64,17 @@ class Execution:
                 number += 1
                 if params["limit"] is not None and number > params["limit"]:
                     return
-                if done_folder and is_scene_done(done_folder, task.id, self._identity(task, runner)):
+                if done_folder and is_scene_done(done_folder, task.id, runner.chain(task.programs)):
                     runner.reporter.scene_finished(task.id, "skipped", None)
                     continue
             yield task
-
-    def _identity(self, task: SceneTask, runner: Runner) -> tuple[dict, ...]:
-        return runner.chain(task.programs) if runner.has_provenance else ()
 
     def _list(self, tasks: Iterable[SceneTask], runner: Runner) -> None:
         out = self.ctx.params["out"]
         for task in tasks:
             if task.id is not None:
-                is_done = task.is_ok and runner.sink.is_done(task.id, self._identity(task, runner))
                 where = out if not isinstance(runner.sink, FolderSink) else f"{Path(out) / task.id}.ndjson"
-                print(f"{task.id}\t{where}\t{'skip' if is_done else 'do'}")
+                print(f"{task.id}\t{where}\t{'skip' if runner.is_done(task) else 'do'}")
 
 
 def open_sink(out: str, *, is_json: bool, force: bool) -> Sink:

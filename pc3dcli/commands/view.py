@@ -138,7 +138,7 @@ def _run(ctx: typer.Context, settings: Settings, program: Program, reporter: Pro
             if params["fail_fast"]:
                 raise
             summary.failed.append(job.scene)
-            reporter.scene_finished(job.scene, "failed", str(error) + (f"\n  hint: {error.hint}" if error.hint else ""))
+            reporter.scene_finished(job.scene, "failed", error.with_hint())
             continue
         (summary.skipped if status == "skipped" else summary.done).append(job.scene)
         reporter.scene_finished(job.scene, status, None)

@@ -27,8 +27,7 @@ from pc3dcli.errors import Pc3dError
 from pc3dcli.stream.provenance import Program, heads
 from pc3dcli.stream.records import dump_record
 from pc3dcli.stream.sinks import SideFiles, Sink
-
-SPOOL_BYTES = 8 << 20  # a scene's records wait in memory up to here, then on disk
+from pc3dcli.stream.spool import SPOOL_BYTES
 
 
 @dataclass(frozen=True)
@@ -129,8 +128,12 @@ class Runner:
         return summary
 
     def chain(self, programs: tuple[dict, ...]) -> tuple[dict, ...]:
-        """Return the program records of our output for an input made by `programs`."""
-        return (*programs, self.program.record(heads(list(programs)))) if self.has_provenance else programs
+        """Return the program records of our output for an input made by `programs`, none without provenance."""
+        return (*programs, self.program.record(heads(list(programs)))) if self.has_provenance else ()
+
+    def is_done(self, task: SceneTask) -> bool:
+        """Tell whether the output holds this scene already; raises UsageError when it was made with other settings."""
+        return task.id is not None and task.is_ok and self.sink.is_done(task.id, self.chain(task.programs))
 
     def _run(self, tasks: Iterable[SceneTask], process: Process, summary: Summary) -> None:
         segment = _Segment(self.sink)
@@ -160,11 +163,6 @@ class Runner:
         if self.is_fail_fast and report.error is not None:
             raise report.error
 
-    def _is_done(self, task: SceneTask) -> bool:
-        if task.id is None or not task.is_ok:
-            return False
-        return self.sink.is_done(task.id, self.chain(task.programs) if self.has_provenance else ())
-
     def _context(self, task: SceneTask) -> Context:
         side = None if task.id is None else self.sink.side_files(task.id)
         return Context(side, self.chain(task.programs))
@@ -172,7 +170,7 @@ class Runner:
     def _serial(self, tasks: Iterable[SceneTask], process: Process) -> Iterator[_Result]:
         folder = self.sink.spool_folder
         for task in tasks:
-            if self._is_done(task):
+            if self.is_done(task):
                 yield task, None, None
                 continue
             context = replace(self._context(task), report=partial(self.reporter.scene_progress, task.id))
@@ -191,7 +189,7 @@ class Runner:
             while True:
                 try:
                     task = next(source, None)
-                    is_done = task is not None and self._is_done(task)
+                    is_done = task is not None and self.is_done(task)
                 except Pc3dError as error:  # the scenes before it are still to be written
                     failure = error
                     break
@@ -263,7 +261,7 @@ class _Segment:
 def _spool_scene(task: SceneTask, process: Process, context: Context, spool: BinaryIO) -> _Report:
     """Write all lines of a scene to `spool`; on failure those of an error instead."""
     if task.scene is None or not task.is_ok:
-        return _copy_scene(task, spool)
+        return _copy_scene(task, context, spool)
     try:
         counts = _write_scene(task, process, context, spool)
     except Pc3dError as error:
@@ -272,7 +270,7 @@ def _spool_scene(task: SceneTask, process: Process, context: Context, spool: Bin
         program = context.programs[-1]["id"] if context.programs else None
         _write(spool, [_scene_record(task.scene, context), _error_record(error, task.id, program)])
         _write(spool, [{"type": "scene_end", "scene": task.id, "ok": False}])
-        return _Report(False, str(error) + (f"\n  hint: {error.hint}" if error.hint else ""), error)
+        return _Report(False, error.with_hint(), error)
     _write(spool, [{"type": "scene_end", "scene": task.id, "ok": True, "counts": dict(sorted(counts.items()))}])
     return _Report(True, warnings=tuple(context.warnings))
 
@@ -301,12 +299,12 @@ def _open_scene(spool: BinaryIO, scene: dict, task: SceneTask, context: Context)
     _copy_lines(task, spool)
 
 
-def _copy_scene(task: SceneTask, spool: BinaryIO) -> _Report:
+def _copy_scene(task: SceneTask, context: Context, spool: BinaryIO) -> _Report:
     """Pass on a scene that failed in an earlier stage, or records that stand outside scenes."""
     if task.scene is None:
         _copy_lines(task, spool)
         return _Report(task.is_ok)
-    _write(spool, [task.scene])
+    _write(spool, [task.scene if context.programs else _scene_record(task.scene, context)])
     _copy_lines(task, spool)
     _write(spool, [{"type": "scene_end", "scene": task.id, "ok": False}])
     return _Report(False, "failed in an earlier stage")
@@ -323,7 +321,9 @@ def _write(spool: BinaryIO, records: list[dict]) -> None:
 
 
 def _scene_record(scene: dict, context: Context) -> dict:
-    return scene | ({"program": context.programs[-1]["id"]} if context.programs else {})
+    if context.programs:
+        return scene | {"program": context.programs[-1]["id"]}
+    return {name: value for name, value in scene.items() if name != "program"}
 
 
 def _error_record(error: Pc3dError, scene: str, program: str | None) -> dict:

@@ -7,7 +7,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 
-SPOOL_BYTES = 8 << 20  # in memory up to here
+SPOOL_BYTES = 8 << 20  # records of a scene wait in memory up to here, then on disk
 
 
 class RecordSpool:

@@ -32,7 +32,6 @@ def open_scenes(path: Path, dataset: str = "auto") -> list[SceneRef]:
     """Return the scenes at `path` in the order of their names.
 
     path     a scene folder, a folder of scene folders, a .sens, .ndjson or cloud file
-
     dataset  a key of LAYOUTS, or "auto" to take the first that matches each folder
     raises   UsageError for an unknown dataset, InputError when nothing is found, FormatError for an impossible id
     """

@@ -20,8 +20,10 @@ from pc3dcli.errors import FormatError, InputError
 from pc3dcli.formats.images import image_size
 from pc3dcli.formats.paths import resolve_inside
 from pc3dcli.formats.poses import check_intrinsics, check_rigid, read_matrix
+from pc3dcli.geometry.cameras import scale_intrinsics
 
 POSE_HINT = "delete the frame or pass --skip-bad-poses"
+LOST = "the pose is not finite: tracking was lost"  # why a frame is skipped
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def read_poses(
             skipped.append((digits, str(error)))
             continue
         if pose is None:
-            skipped.append((digits, "the pose is not finite: tracking was lost"))
+            skipped.append((digits, LOST))
         else:
             poses[number] = pose
     return poses, skipped
@@ -131,17 +133,6 @@ def camera_grid(
         found = f"{depth_size[1]} x {depth_size[0]} pixels beside a {size[1]} x {size[0]} image of another shape"
         raise FormatError(f"found {found}", file=root / depth, hint="give the depth camera's own intrinsics as well")
     return CameraGrid(size, K, depth_size, scale_intrinsics(K, size, depth_size))
-
-
-def scale_intrinsics(K: np.ndarray, size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:
-    """Return K of the same view sampled with new_size pixels (spec section 2, pixel centres at integers)."""
-    scale_y, scale_x = new_size[0] / size[0], new_size[1] / size[1]
-    scaled = K.copy()
-    scaled[0] = K[0] * scale_x
-    scaled[1] = K[1] * scale_y
-    scaled[0, 2] = (K[0, 2] + 0.5) * scale_x - 0.5
-    scaled[1, 2] = (K[1, 2] + 0.5) * scale_y - 0.5
-    return scaled
 
 
 def pair_files(

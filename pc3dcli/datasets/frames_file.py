@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pc3dcli.datasets.frame_files import require_frames
+from pc3dcli.datasets.frame_files import LOST, require_frames
 from pc3dcli.datasets.scene import Frame, OpenOptions, Scene, frame_from_record
 from pc3dcli.errors import FormatError
 from pc3dcli.formats.paths import resolve_inside
@@ -68,7 +68,7 @@ def _frame(record: dict, options: OpenOptions, file: Path, number: int) -> Frame
     rows = record.get("world_from_cam")
     values = [value for row in rows if isinstance(row, list) for value in row] if isinstance(rows, list) else []
     if any(value is None or (isinstance(value, float) and not abs(value) < float("inf")) for value in values):
-        return "the pose is not finite: tracking was lost"
+        return LOST
     if options.depth_scale:
         record = {**record, "depth_scale": options.depth_scale}
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pc3dcli.datasets.frame_files import (
+    LOST,
     POSE_HINT,
     camera_grid,
     find_points,
@@ -76,7 +77,7 @@ def _read_trajectory(file: Path, options: OpenOptions) -> tuple[dict[int, np.nda
             skipped.append((f"{index:06d}", str(error)))
             continue
         if pose is None:
-            skipped.append((f"{index:06d}", "the pose is not finite: tracking was lost"))
+            skipped.append((f"{index:06d}", LOST))
         else:
             poses[index] = pose
     return poses, skipped

@@ -99,7 +99,7 @@ class SceneRef:
         """
         from pc3dcli.datasets import LAYOUTS
 
-        if depth_scale is not None and not 1e-7 < depth_scale < 1e3:
+        if depth_scale is not None and not _is_depth_scale(depth_scale):
             raise UsageError(f"a depth scale of {depth_scale} metres a unit, expected between 1e-7 and 1e3")
         layout = LAYOUTS[self.dataset]
         return layout.open_scene(self.scene, self.path, OpenOptions(depth_scale, skip_bad_poses))
@@ -186,7 +186,7 @@ def frame_from_record(record: dict) -> Frame:
     scale = record.get("depth_scale", 0.001)
     time_s = record.get("time_s")
     distortion = record.get("distortion")
-    if not _is_number(scale) or not 1e-7 < scale < 1e3:
+    if not _is_depth_scale(scale):
         raise FormatError(f'"depth_scale" is {scale!r}, expected metres per stored unit')
     if time_s is not None and not _is_number(time_s):
         raise FormatError(f'"time_s" is {time_s!r}, expected seconds')
@@ -196,7 +196,7 @@ def frame_from_record(record: dict) -> Frame:
     return Frame(name, image, size, K, pose, depth, float(scale), depth_size, depth_K, time_s, distortion)
 
 
-def checked_distortion(values, file) -> tuple[float, ...] | None:
+def checked_distortion(values: object, file: Path | str) -> tuple[float, ...] | None:
     """Return lens coefficients (k1, k2, p1, p2[, k3]) as floats, None when all are 0; FormatError for anything else."""
     is_list = isinstance(values, list | tuple) and len(values) in (4, 5)
     if not is_list or not all(_is_number(value) and abs(value) < 100 for value in values):
@@ -204,9 +204,9 @@ def checked_distortion(values, file) -> tuple[float, ...] | None:
     return tuple(float(value) for value in values) if any(values) else None
 
 
-def check_depth_scale(scale: float, file) -> float:
+def check_depth_scale(scale: object, file: Path | str) -> float:
     """Return metres per stored unit if it can be that, else raise FormatError."""
-    if not _is_number(scale) or not 1e-7 < scale < 1e3:
+    if not _is_depth_scale(scale):
         raise FormatError(f"found a depth scale of {scale!r} metres per unit, expected between 1e-7 and 1e3", file=file)
     return float(scale)
 
@@ -285,6 +285,10 @@ def _distorted_rays(size, distortion, K: np.ndarray) -> np.ndarray:
 
 def _rounded(matrix: np.ndarray) -> list:
     return [[float(f"{value:.9g}") for value in row] for row in matrix.tolist()]
+
+
+def _is_depth_scale(value) -> bool:
+    return _is_number(value) and 1e-7 < value < 1e3
 
 
 def _is_number(value) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pc3dcli.datasets.frame_files import (
+    LOST,
     POSE_HINT,
     CameraGrid,
     Candidate,
@@ -69,7 +70,7 @@ def _sens_file(path: Path) -> Path | None:
 
 def _why_skipped(pose: np.ndarray, file: Path, index: int, options: OpenOptions) -> str | None:
     try:
-        return None if usable_pose(pose, file) is not None else "the pose is not finite: tracking was lost"
+        return None if usable_pose(pose, file) is not None else LOST
     except FormatError as error:
         message = f"frame {index}: {error.message}"
         if not options.skip_bad_poses:

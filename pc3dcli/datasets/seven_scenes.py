@@ -32,7 +32,6 @@ PATTERN = "frame-000000.pose.txt with frame-000000.color.jpg|png and frame-00000
 INTRINSICS = "camera-intrinsics.txt"
 DEFAULT_K = np.array([[585.0, 0, 320], [0, 585, 240], [0, 0, 1]])  # the data set's page
 DEFAULT_SIZE = (480, 640)
-_POSE = r"frame-(\d+)\.pose\.txt"
 
 
 def matches(path: Path) -> bool:
@@ -42,7 +41,7 @@ def matches(path: Path) -> bool:
 
 def open_scene(scene: str, path: Path, options: OpenOptions) -> Scene:
     """Read poses and intrinsics of one sequence folder; see SceneRef.open."""
-    pose_files = numbered_files(path, "", _POSE)
+    pose_files = numbered_files(path, "", r"frame-(\d+)\.pose\.txt")
     poses, lost = read_poses(path, pose_files, options)
     names = {number: digits for number, (digits, _) in pose_files.items()}
     images = numbered_files(path, "", r"frame-(\d+)\.color\.(?:jpg|jpeg|png)")

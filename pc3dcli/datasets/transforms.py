@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from pc3dcli.datasets.frame_files import (
+    LOST,
     POSE_HINT,
     CameraGrid,
     camera_grid,
@@ -130,7 +131,7 @@ def _pose(entry: dict, options: OpenOptions, place: str) -> tuple[np.ndarray | N
         if not options.skip_bad_poses:
             raise FormatError(error.message, file=place, hint=POSE_HINT) from None
         return None, error.message
-    return pose, "the pose is not finite: tracking was lost"
+    return pose, LOST
 
 
 def _is_real(value) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from pc3dcli.datasets.frame_files import (
+    LOST,
     POSE_HINT,
     CameraGrid,
     Candidate,
@@ -108,7 +109,7 @@ def _why_skipped(index: int, depth_of: dict, pose_of: dict, poses: list) -> str 
         return f"no pose within {MAX_GAP_S} s"
     if index not in depth_of:
         return f"no depth image within {MAX_GAP_S} s"
-    return "the pose is not finite: tracking was lost" if poses[pose_of[index]] is None else None
+    return LOST if poses[pose_of[index]] is None else None
 
 
 def _read_list(path: Path, name: str) -> tuple[np.ndarray, list[str]]:

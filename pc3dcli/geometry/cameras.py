@@ -86,6 +86,21 @@ def visible_pixels(
     return index[is_visible], flat[is_visible]
 
 
+def scale_intrinsics(K: np.ndarray, size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:
+    """Return K of the same view sampled with another number of pixels (spec section 2, pixel centres at integers).
+
+    K               (3, 3) float64, pixels of an image of `size` (H, W)
+    new_size        (H, W) of the image that the result belongs to
+    """
+    scale_y, scale_x = new_size[0] / size[0], new_size[1] / size[1]
+    scaled = K.copy()
+    scaled[0] = K[0] * scale_x
+    scaled[1] = K[1] * scale_y
+    scaled[0, 2] = (K[0, 2] + 0.5) * scale_x - 0.5
+    scaled[1, 2] = (K[1, 2] + 0.5) * scale_y - 0.5
+    return scaled
+
+
 def look_at(eye: np.ndarray, target: np.ndarray, up: np.ndarray) -> np.ndarray:
     """Return world_from_cam (4, 4) of a camera at `eye` (3,) looking at `target` (3,), `up` (3,) upwards in the image.
 

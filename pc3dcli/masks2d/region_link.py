@@ -48,8 +48,9 @@ def trusted_depth(fit: SurfaceFit, geometry_edges: np.ndarray, noise: float) -> 
     return cv2.erode(calm, np.ones((5, 5), np.uint8), borderValue=0) > 0
 
 
-def superpixel_moments(labels: np.ndarray, fit: SurfaceFit, lab: np.ndarray,
-                       calm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def superpixel_moments(
+    labels: np.ndarray, fit: SurfaceFit, lab: np.ndarray, calm: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return per superpixel the (S, 10) depth moments and (S, B) colour counts.
 
     labels  (H, W) int32 superpixels 0..S-1
@@ -83,8 +84,9 @@ def region_moments(members: np.ndarray, moments: np.ndarray, colour: np.ndarray)
     return RegionMoments(total, centre, counts / np.maximum(counts.sum(1, keepdims=True), 1.0))
 
 
-def link_pieces(regions: RegionMoments, owner: np.ndarray, region_label: np.ndarray, fit: SurfaceFit,
-                limits: LinkLimits) -> np.ndarray:
+def link_pieces(
+    regions: RegionMoments, owner: np.ndarray, region_label: np.ndarray, fit: SurfaceFit, limits: LinkLimits
+) -> np.ndarray:
     """Return (L, 2) int32 pairs of owners that look like one occluded surface.
 
     regions       R regions (patches of the owners)
@@ -107,8 +109,11 @@ def link_pieces(regions: RegionMoments, owner: np.ndarray, region_label: np.ndar
         # Each piece has to fit by itself: in a sum a large piece would hide how badly a small one fits.
         error = np.sqrt(_misfit(regions.moments[side], planes)) / limits.noise
         fits &= error <= np.minimum(np.maximum(1.3 * np.sqrt(alone[side]) / limits.noise, 1.0), limits.misfit)
-    links = [(owner[first[k]], owner[second[k]]) for k in np.nonzero(fits)[0]
-             if _hidden_between(regions, planes[k], (first[k], second[k]), region_label, fit, limits.noise)]
+    links = [
+        (owner[first[k]], owner[second[k]])
+        for k in np.nonzero(fits)[0]
+        if _hidden_between(regions, planes[k], (first[k], second[k]), region_label, fit, limits.noise)
+    ]
     return np.array(sorted(set(links)), np.int32).reshape(-1, 2)
 
 
@@ -128,8 +133,9 @@ def _misfit(moments: np.ndarray, planes: np.ndarray) -> np.ndarray:
     return np.maximum(ww - 2 * (a * uw + b * vw + c * w) + square, 0.0) / np.maximum(n, 1.0)
 
 
-def _hidden_between(regions: RegionMoments, plane: np.ndarray, pair: tuple, region_label: np.ndarray,
-                    fit: SurfaceFit, noise: float) -> bool:
+def _hidden_between(
+    regions: RegionMoments, plane: np.ndarray, pair: tuple, region_label: np.ndarray, fit: SurfaceFit, noise: float
+) -> bool:
     """True when the straight line between two regions is covered by nearer or unseen pixels."""
     H, W = region_label.shape
     a, b = pair

@@ -66,7 +66,6 @@ class _Samples:
     inverse: np.ndarray
     normal: np.ndarray
     area: np.ndarray
-    residual: np.ndarray
 
     @staticmethod
     def take(fit: SurfaceFit, v: np.ndarray, u: np.ndarray, unit_area: float) -> "_Samples":
@@ -75,8 +74,7 @@ class _Samples:
         inverse, normal, points = fit.inverse[v, u], fit.normal[v, u], fit.points[v, u]
         slant = np.abs((normal * points).sum(-1)) / np.maximum(np.sqrt((points**2).sum(-1)), 1e-9)
         area = unit_area / np.maximum(inverse, 1e-3) ** 2 / np.maximum(slant, 0.1)
-        return _Samples(u.astype(np.float64), v.astype(np.float64), inverse.astype(np.float64), normal, area,
-                        fit.residual[v, u])
+        return _Samples(u.astype(np.float64), v.astype(np.float64), inverse.astype(np.float64), normal, area)
 
     def on_plane(self, plane: np.ndarray, K: np.ndarray, limits: PlaneLimits) -> np.ndarray:
         """(S,) bool: close to the plane (a, b, c) of inverse depth and oriented like it."""
@@ -87,8 +85,7 @@ class _Samples:
 
 def plane_normal(plane: np.ndarray, K: np.ndarray) -> np.ndarray:
     """Unit normal (3,) towards the camera of the plane 1/z = a u + b v + c."""
-    a, b, c = plane
-    normal = -np.array([a * K[0, 0], b * K[1, 1], a * K[0, 2] + b * K[1, 2] + c])
+    normal = -_unnormalised(plane, K)
     return (normal / max(np.linalg.norm(normal), 1e-12)).astype(np.float32)
 
 
@@ -111,7 +108,7 @@ def _best_plane(samples: _Samples, free: np.ndarray, K: np.ndarray, limits: Plan
     extent = ((distance < 5.0 * limits.noise) & agrees) @ samples.area[index]
     best = None
     for seed in np.argsort(-extent, kind="stable")[:3]:
-        plane = _refine(np.array([a[seed], b[seed], c[seed]]), samples, free, (K, limits))
+        plane = _refine(np.array([a[seed], b[seed], c[seed]]), samples, free, K, limits)
         inliers = samples.on_plane(plane, K, limits) & free
         area = samples.area[inliers].sum()
         if best is None or area > best[0]:
@@ -119,10 +116,10 @@ def _best_plane(samples: _Samples, free: np.ndarray, K: np.ndarray, limits: Plan
     return best[1] if best is not None and best[0] >= limits.min_area else None
 
 
-def _refine(plane: np.ndarray, samples: _Samples, free: np.ndarray, context: tuple) -> np.ndarray:
+def _refine(plane: np.ndarray, samples: _Samples, free: np.ndarray, K: np.ndarray, limits: PlaneLimits) -> np.ndarray:
     """Refit the plane to its inliers a few times."""
     for _ in range(4):
-        inliers = samples.on_plane(plane, *context) & free
+        inliers = samples.on_plane(plane, K, limits) & free
         if inliers.sum() < 8:
             break
         design = np.stack([samples.u[inliers], samples.v[inliers], np.ones(inliers.sum())], 1)
@@ -173,5 +170,3 @@ def _unnormalised(plane: np.ndarray, K: np.ndarray) -> np.ndarray:
     """The normal scaled so that n . X = 1 on the plane."""
     a, b, c = plane
     return np.array([a * K[0, 0], b * K[1, 1], a * K[0, 2] + b * K[1, 2] + c])
-
-

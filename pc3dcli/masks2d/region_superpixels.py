@@ -141,7 +141,7 @@ def describe_borders(labels: np.ndarray, lab: np.ndarray, fit: SurfaceFit | None
             continue
         first, second = _border_pixels(labels, axis)
         pairs.append(np.stack([labels.ravel()[first], labels.ravel()[second]], 1))
-        values.append(_pair_features(labels, lab, fit, noise, (first, second, axis, reach)))
+        values.append(_pair_features(labels, lab, fit, noise, first, second, axis, reach))
     if not pairs or sum(len(p) for p in pairs) == 0:
         return Borders(np.zeros((0, 2), np.int32), np.zeros(0, np.float32), np.zeros((0, len(FEATURES)), np.float32))
     pair = np.sort(np.concatenate(pairs), axis=1).astype(np.int64)
@@ -173,10 +173,17 @@ def _border_pixels(labels: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarra
     return flat, flat + (labels.shape[1] if axis == 0 else 1)
 
 
-def _pair_features(labels: np.ndarray, lab: np.ndarray, fit: SurfaceFit | None, noise: float,
-                   where: tuple) -> np.ndarray:
-    """Return (P, F) float32 features of touching pixel pairs (first, second, axis, reach)."""
-    first, second, axis, reach = where
+def _pair_features(
+    labels: np.ndarray,
+    lab: np.ndarray,
+    fit: SurfaceFit | None,
+    noise: float,
+    first: np.ndarray,
+    second: np.ndarray,
+    axis: int,
+    reach: int,
+) -> np.ndarray:
+    """Return (P, F) float32 features of pixels that touch along an axis, given by flat indices (P,)."""
     H, W = labels.shape
     position = first // W if axis == 0 else first % W
     stride, end = (W, H - 1) if axis == 0 else (1, W - 1)
@@ -192,13 +199,14 @@ def _pair_features(labels: np.ndarray, lab: np.ndarray, fit: SurfaceFit | None, 
     features[:, 4], features[:, 5] = np.minimum(colour[:, 0], 60.0) / 30.0, np.minimum(chroma, 40.0) / 20.0
     if fit is not None and len(first):
         gap = (ahead - back) // stride
-        features[:, :4] = _pair_geometry(fit, back, ahead, (axis, gap), noise)
+        features[:, :4] = _pair_geometry(fit, back, ahead, axis, gap, noise)
     return features
 
 
-def _pair_geometry(fit: SurfaceFit, back: np.ndarray, ahead: np.ndarray, where: tuple, noise: float) -> np.ndarray:
+def _pair_geometry(
+    fit: SurfaceFit, back: np.ndarray, ahead: np.ndarray, axis: int, gap: np.ndarray, noise: float
+) -> np.ndarray:
     """Return (P, 4): both sides known, depth step, concave and convex crease (both radians)."""
-    axis, gap = where
     inverse, slope = fit.inverse.ravel(), fit.slope[..., 1 - axis].ravel()
     known = fit.valid.ravel()[back] & fit.valid.ravel()[ahead]
     # Both planes are compared at two places near the border: planes that cross in between form a crease, not a step.

@@ -69,8 +69,9 @@ def merge_tree(borders: TreeBorders, size: np.ndarray, seen: np.ndarray, shrink:
         return max(total / weight, bridge) * damping
 
     heap: list[tuple[float, int, int]] = []
-    for (a, b), weight, value in zip(borders.pairs.tolist(), borders.length.tolist(), borders.strength.tolist(),
-                                     strict=True):
+    for (a, b), weight, value in zip(
+        borders.pairs.tolist(), borders.length.tolist(), borders.strength.tolist(), strict=True
+    ):
         both = has_seen[a] and has_seen[b]
         near[a][b] = near[b][a] = [value * weight, weight, 0.0, 0.0] if both else [0.0, 0.0, value * weight, weight]
         heap.append((height(a, b, near[a][b]), a, b))

@@ -17,6 +17,7 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from pc3dcli.geometry.cameras import scale_intrinsics
 from pc3dcli.geometry.normals import SurfaceFit, fit_surface
 from pc3dcli.masks2d.mask2d import Mask2d
 from pc3dcli.masks2d.region_link import LinkLimits, link_pieces, region_moments, superpixel_moments, trusted_depth
@@ -77,12 +78,7 @@ def _working_grid(view, max_pixels: int) -> tuple[np.ndarray, np.ndarray | None,
     if factor < 1.0:
         size = max(1, round(W * factor)), max(1, round(H * factor))
         rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-        scale_x, scale_y = size[0] / W, size[1] / H
-        K = K.copy()
-        K[0] *= scale_x
-        K[1] *= scale_y
-        K[0, 2] += 0.5 * scale_x - 0.5
-        K[1, 2] += 0.5 * scale_y - 0.5
+        K = scale_intrinsics(K, (H, W), size[::-1])
         if depth is not None:
             depth = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST)
     if depth is not None:
@@ -123,8 +119,13 @@ class _Partition:
         fit, planes = None, np.full(rgb.shape[:2], -1, np.int32)
         if depth is not None:
             fit = fit_surface(depth, K, _window_radius(depth, config.region_window * scale))
-            limits = PlaneLimits(config.region_noise, config.region_plane_area, config.region_plane_share,
-                                 config.region_plane_angle_deg, config.region_max_planes)
+            limits = PlaneLimits(
+                config.region_noise,
+                config.region_plane_area,
+                config.region_plane_share,
+                config.region_plane_angle_deg,
+                config.region_max_planes,
+            )
             planes = structure_planes(depth, K, fit, limits)
         edges, geometry_edges = edge_maps(lab, fit, planes, config.region_noise)
         labels = superpixels(edges, max(5, round(config.region_spacing * scale)))
@@ -134,10 +135,16 @@ class _Partition:
         strength = border_strength(borders, plane)
         valid = np.zeros(labels.shape, bool) if fit is None else fit.valid
         seen = np.bincount(labels.ravel(), valid.ravel(), len(size)) > 0.5 * size
-        tree = merge_tree(TreeBorders(borders.pairs, borders.length, strength), size, seen,
-                          config.region_speck * scale * scale, config.region_bridge)
-        return _Partition(labels, size, plane, seen, borders, strength, tree, fit, lab, geometry_edges,
-                          config.region_seen_share)
+        tree = merge_tree(
+            TreeBorders(borders.pairs, borders.length, strength),
+            size,
+            seen,
+            config.region_speck * scale * scale,
+            config.region_bridge,
+        )
+        return _Partition(
+            labels, size, plane, seen, borders, strength, tree, fit, lab, geometry_edges, config.region_seen_share
+        )
 
     def mask(self, members: np.ndarray) -> np.ndarray:
         """(H, W) bool from (S,) bool; a mask with depth almost everywhere ends where the depth does."""
@@ -194,7 +201,7 @@ def _select_nodes(partition: _Partition, config: RegionsConfig) -> list[tuple[np
         size[num_leaves + j] = size[a] + size[b]
     whole = (formed < config.region_object_strength) & (joined >= config.region_object_strength)
     # A lone superpixel is no part, only grain.
-    part = (np.arange(len(formed)) >= num_leaves) & (joined < config.region_object_strength) 
+    part = (np.arange(len(formed)) >= num_leaves) & (joined < config.region_object_strength)
     part &= joined - formed >= config.region_part_gap
     keep = np.nonzero((whole | part) & (size >= config.region_min_share * partition.labels.size))[0]
     score = np.clip(0.5 * joined + 0.5 * (1.0 - formed), 0, 1)[keep] * np.where(whole[keep], 1.0, 0.7)
@@ -213,8 +220,12 @@ def _linked(partition: _Partition, members: np.ndarray, score: np.ndarray, confi
     fit = partition.fit
     trusted = trusted_depth(fit, partition.geometry_edges, config.region_noise)
     moments, colour = superpixel_moments(partition.labels, fit, partition.lab, trusted)
-    limits = LinkLimits(config.region_noise, config.region_link_misfit, config.region_link_colour,
-                        0.5 * config.region_min_share * partition.labels.size)
+    limits = LinkLimits(
+        config.region_noise,
+        config.region_link_misfit,
+        config.region_link_colour,
+        0.5 * config.region_min_share * partition.labels.size,
+    )
     number = np.full(len(partition.size), -1, np.int32)
     for index, region in enumerate(members):
         number[region] = index

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from pc3dcli.geometry.cameras import back_project, depth_gap, look_at, project_points, visible_pixels
+from pc3dcli.geometry.cameras import back_project, depth_gap, look_at, project_points, scale_intrinsics, visible_pixels
 
 K = np.array([[577.870605, 0, 319.5], [0, 577.870605, 239.5], [0, 0, 1]])
 
@@ -79,6 +79,14 @@ def test_points_in_the_camera_plane_stay_finite():
     pixels, _ = project_points(np.array([[1.0, 0, 0], [0, 0, -1]]), K, np.eye(4))
     assert np.isfinite(pixels).all()
     assert len(visible_pixels(np.zeros((0, 3)), np.ones((4, 4)), K, np.eye(4))[0]) == 0
+
+
+def test_scaled_intrinsics_keep_the_borders_of_the_image():
+    scaled = scale_intrinsics(K, (480, 640), (120, 320))
+    corners = np.array([[-0.5, -0.5, 1], [639.5, 479.5, 1]])  # outer edges of the first and last pixel
+    rays = np.linalg.solve(K, corners.T)
+    assert np.allclose(scaled @ rays, np.array([[-0.5, -0.5, 1], [319.5, 119.5, 1]]).T)
+    assert K[0, 0] == 577.870605  # the input stays
 
 
 def test_look_at_puts_the_target_on_the_optical_axis_and_up_upwards():

@@ -80,7 +80,7 @@ def man_parameters(configs: list[Any], options: list[Option]) -> str:
             if field.name in taken:
                 continue
             value = getattr(config, field.name)
-            default = _roff(str(value).lower() if isinstance(value, bool) else str(value))
+            default = _roff(str(value).lower() if isinstance(value, bool | None) else str(value))
             head = rf"\fB{_roff(field.name)}\fR={default} ({_roff(_type_name(hints[field.name]))})"
             entries.append(f".TP\n{head}\n{_roff(comments.get(field.name, ''))}")
     return "\n".join(entries)

@@ -18,6 +18,7 @@ from pc3dcli.stream.pipeline import Context, SceneTask
 
 if TYPE_CHECKING:
     from pc3dcli.datasets.scene import Frame, RgbdFrame, Scene
+    from pc3dcli.masks2d.grid_prompts import GridPromptsConfig
     from pc3dcli.masks2d.sam2_video import Sam2Video
     from pc3dcli.papers.granularity.policy import MaskSource, Propagator, TrackedFrame
 
@@ -47,16 +48,18 @@ class Settings:
     policy: Any
     reproject: Any
     oracle: Any
+    grid: Any
 
 
 def configs() -> list[Any]:
     """Return the configs whose fields -D reaches."""
+    from pc3dcli.masks2d.grid_prompts import GridPromptsConfig
     from pc3dcli.masks2d.oracle import OracleConfig
     from pc3dcli.masks2d.regions import RegionsConfig
     from pc3dcli.masks2d.reproject import ReprojectConfig
     from pc3dcli.papers.granularity.policy import PolicyConfig
 
-    return [PolicyConfig(), RegionsConfig(), ReprojectConfig(), OracleConfig()]
+    return [PolicyConfig(), RegionsConfig(), ReprojectConfig(), OracleConfig(), GridPromptsConfig()]
 
 
 def track2d(
@@ -123,10 +126,10 @@ def track2d(
     found = common.configure(ctx, *configs())
     if print_config:
         common.print_config(ctx, found)
-    policy, regions, reproject, oracle = found
+    policy, regions, reproject, oracle, grid = found
     settings = Settings(
         masks, propagate, stride, prompts, sam_weights, sam2_weights, chunk, max_depth, depth_scale, skip_bad_poses,
-        device, seed, regions, policy, reproject, dataclasses.replace(oracle, seed=seed),
+        device, seed, regions, policy, reproject, dataclasses.replace(oracle, seed=seed), grid,
     )  # fmt: skip
     weights = _check(settings)
     program = common.program(ctx, found, weights=weights, exclude=("prompts", "sam_weights", "sam2_weights"))
@@ -281,7 +284,7 @@ def _mask_source(settings: Settings, scene: str) -> MaskSource:
 
         return OracleMasks(settings.oracle)
     weights = settings.sam_weights if settings.masks == "sam" else settings.sam2_weights
-    return _network_masks(settings.masks, weights, _device(settings))
+    return _network_masks(settings.masks, weights, _device(settings), settings.grid)
 
 
 def _propagator(settings: Settings) -> Propagator | None:
@@ -297,15 +300,15 @@ def _propagator(settings: Settings) -> Propagator | None:
 
 
 @lru_cache(maxsize=1)
-def _network_masks(kind: str, weights: Path, device: str) -> MaskSource:
+def _network_masks(kind: str, weights: Path, device: str, config: GridPromptsConfig) -> MaskSource:
     """Load a network once for all scenes."""
     if kind == "sam":
         from pc3dcli.masks2d.sam import Sam
 
-        return Sam(weights, device)
+        return Sam(weights, device, config)
     from pc3dcli.masks2d.sam2 import Sam2
 
-    return Sam2(weights, device)
+    return Sam2(weights, device, config)
 
 
 @lru_cache(maxsize=1)

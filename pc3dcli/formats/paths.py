@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paths that come out of files: they stay inside the folder they are relative to (cli.md section 3, evaluation.md 0.6)."""
+"""Paths out of files stay inside the folder they are relative to (cli.md section 3, evaluation.md 0.6)."""
 
 from __future__ import annotations
 

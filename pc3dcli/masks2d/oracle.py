@@ -32,8 +32,8 @@ class OracleConfig:
     p_whole: float = 0.8  # an object comes as one mask, else as its visible parts; p_w
     p_merge: float = 0.05  # it comes merged with an object that touches it in the image; p_m
     p_nested: float = 0.5  # a whole mask is accompanied by one of its parts
-    p_eroded: float = 0.15  # by one pixel
-    p_dilated: float = 0.15
+    p_eroded: float = 0.15  # a mask loses its border, one pixel wide
+    p_dilated: float = 0.15  # a mask gains a border, one pixel wide
     seed: int = 0
 
 

@@ -8,15 +8,14 @@ points, predicted IoU 0.88, stability 0.95, box non-maximum suppression 0.7, no 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from pc3dcli.errors import UsageError, WeightsError
+from pc3dcli.masks2d.grid_prompts import GridPromptsConfig, masks_of_annotations
 from pc3dcli.masks2d.mask2d import Mask2d
-from pc3dcli.masks2d.quality import mask_quality
 from pc3dcli.nn.torchvision_cpu import import_torchvision
 from pc3dcli.nn.weights import load_exactly, read_state_dict
 
@@ -25,24 +24,15 @@ if TYPE_CHECKING:
 
 # (width, depth) of the image encoder to the name in the package's own table of builders
 VARIANTS = {(768, 12): "vit_b", (1024, 24): "vit_l", (1280, 32): "vit_h"}
-
-
-@dataclass(frozen=True)
-class SamConfig:
-    """Settings of the automatic generator; the defaults are the package's."""
-
-    points_per_side: int = 32  # prompts per image side
-    points_per_batch: int = 64  # prompts decoded together; fewer need less memory
-    predicted_iou: float = 0.88  # drop masks whose own estimate of IoU is lower
-    stability: float = 0.95  # drop masks that change more than this with the threshold
-    stability_offset: float = 1.0  # logits by which that threshold is shifted
-    box_nms: float = 0.7  # drop a mask whose box overlaps a better one by more than this IoU
+PREDICTED_IOU = 0.88  # default of the package
 
 
 class Sam:
     """All masks of an image, by prompting SAM with a grid of points."""
 
-    def __init__(self, weights: Path | SamModel, device: str = "cpu", config: SamConfig = SamConfig()) -> None:
+    def __init__(
+        self, weights: Path | SamModel, device: str = "cpu", config: GridPromptsConfig = GridPromptsConfig()
+    ) -> None:
         """Load the network.
 
         weights  official checkpoint (.pth, .pt or .safetensors), or a model of the package that is built already
@@ -54,13 +44,7 @@ class Sam:
         from segment_anything import SamAutomaticMaskGenerator
 
         self._generator = SamAutomaticMaskGenerator(
-            model.to(device).eval(),
-            points_per_side=config.points_per_side,
-            points_per_batch=config.points_per_batch,
-            pred_iou_thresh=config.predicted_iou,
-            stability_score_thresh=config.stability,
-            stability_score_offset=config.stability_offset,
-            box_nms_thresh=config.box_nms,
+            model.to(device).eval(), **config.generator_arguments(PREDICTED_IOU)
         )
 
     def masks(self, view) -> list[Mask2d]:
@@ -71,15 +55,6 @@ class Sam:
         """
         found = self._generator.generate(view.rgb)
         return masks_of_annotations(found)
-
-
-def masks_of_annotations(found: list[dict]) -> list[Mask2d]:
-    """Turn what the generators of SAM and SAM 2 return into masks, empty ones left out."""
-    return [
-        Mask2d(one["segmentation"], mask_quality(one["segmentation"], one["predicted_iou"], one["stability_score"]))
-        for one in found
-        if one["segmentation"].any()
-    ]
 
 
 def load_sam(path: Path) -> SamModel:

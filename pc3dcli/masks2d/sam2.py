@@ -8,15 +8,14 @@ published defaults, which are SAM's but for a predicted IoU of 0.8 (granularity_
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from pc3dcli.errors import UsageError, WeightsError
+from pc3dcli.masks2d.grid_prompts import GridPromptsConfig, masks_of_annotations
 from pc3dcli.masks2d.mask2d import Mask2d
-from pc3dcli.masks2d.sam import masks_of_annotations
 from pc3dcli.nn.torchvision_cpu import import_torchvision
 from pc3dcli.nn.weights import load_exactly, read_state_dict
 
@@ -30,24 +29,15 @@ VARIANTS = {
     (112, 24): ("base_plus", "b+"),
     (144, 48): ("large", "l"),
 }
-
-
-@dataclass(frozen=True)
-class Sam2Config:
-    """Settings of the automatic generator; the defaults are the package's."""
-
-    points_per_side: int = 32  # prompts per image side
-    points_per_batch: int = 64  # prompts decoded together; fewer need less memory
-    predicted_iou: float = 0.8  # drop masks whose own estimate of IoU is lower
-    stability: float = 0.95  # drop masks that change more than this with the threshold
-    stability_offset: float = 1.0  # logits by which that threshold is shifted
-    box_nms: float = 0.7  # drop a mask whose box overlaps a better one by more than this IoU
+PREDICTED_IOU = 0.8  # default of the package
 
 
 class Sam2:
     """All masks of an image, by prompting SAM 2 with a grid of points."""
 
-    def __init__(self, weights: Path | SAM2Base, device: str = "cpu", config: Sam2Config = Sam2Config()) -> None:
+    def __init__(
+        self, weights: Path | SAM2Base, device: str = "cpu", config: GridPromptsConfig = GridPromptsConfig()
+    ) -> None:
         """Load the network.
 
         weights  official checkpoint (.pt or .safetensors), or a model of the package that is built already
@@ -59,13 +49,7 @@ class Sam2:
         from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
 
         self._generator = SAM2AutomaticMaskGenerator(
-            model.to(device).eval(),
-            points_per_side=config.points_per_side,
-            points_per_batch=config.points_per_batch,
-            pred_iou_thresh=config.predicted_iou,
-            stability_score_thresh=config.stability,
-            stability_score_offset=config.stability_offset,
-            box_nms_thresh=config.box_nms,
+            model.to(device).eval(), **config.generator_arguments(PREDICTED_IOU)
         )
         # the package writes the feature sizes of a 1024 pixel image into its predictor, whatever the model's size
         size = model.image_size

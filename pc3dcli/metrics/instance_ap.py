@@ -257,9 +257,7 @@ class _Entries:
         )
 
 
-def _match_at(
-    index: int, threshold: float, truth: SceneTruth, pairs: _Pairs, out: _Entries, found: np.ndarray
-) -> None:
+def _match_at(index: int, threshold: float, truth: SceneTruth, pairs: _Pairs, out: _Entries, found: np.ndarray) -> None:
     """Steps 1 to 3 of evaluation.md 1.3 at one threshold; marks `found` (G,)."""
     hit = pairs.same & (pairs.iou > threshold)
     best, duplicates = _assign(index, hit, truth, pairs, out)

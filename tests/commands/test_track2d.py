@@ -80,6 +80,29 @@ def test_mask_files_of_another_tool(run, scans):
     assert result.of("program")[0]["weights"]["prompts"].startswith("sha256:")
 
 
+def test_settings_of_the_networks_reach_them(run, scans, tmp_path, monkeypatch):
+    from pc3dcli.commands import track2d
+
+    asked = []
+
+    class Blind:
+        def masks(self, view):
+            return []
+
+    def load(kind, weights, device, config):
+        asked.append((kind, weights, device, config.points_per_side))
+        return Blind()
+
+    monkeypatch.setattr(track2d, "_network_masks", load)
+    weights = tmp_path / "sam.pth"
+    weights.write_bytes(b"x")
+    network = ("--masks", "sam", "--sam-weights", weights, "--device", "cpu", "-D", "points_per_side=16")
+    result = run("track2d", scans / "room0", "--stride", "8", *network)
+    assert result.code == 0, result.err
+    assert asked == [("sam", weights, "cpu", 16)]
+    assert result.of("program")[0]["config"]["points_per_side"] == 16
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

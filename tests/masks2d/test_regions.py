@@ -47,8 +47,15 @@ def render_boxes(boxes: list[tuple], texture: bool = False) -> SimpleNamespace:
             y, x = np.nonzero(hit)
             dark = ((y // 9 + x // 7) % 2).astype(bool)
             rgb[y[dark], x[dark]] = 255 - np.array(colour)
-    return SimpleNamespace(rgb=rgb, depth=depth.astype(np.float32), K=K, size=(H, W), world_from_cam=np.eye(4),
-                           frame=SimpleNamespace(frame="0"), instance=instance)
+    return SimpleNamespace(
+        rgb=rgb,
+        depth=depth.astype(np.float32),
+        K=K,
+        size=(H, W),
+        world_from_cam=np.eye(4),
+        frame=SimpleNamespace(frame="0"),
+        instance=instance,
+    )
 
 
 BOXES = [
@@ -103,8 +110,9 @@ def test_touching_boxes_of_one_colour_are_split_by_shape():
 
 
 def test_box_cut_by_an_occluder_is_one_mask():
-    view = render_boxes([((-0.3, 1.1, 0.0), (0.3, 1.2, 0.25), (200, 40, 40)),
-                         ((-0.06, 0.8, 0.0), (0.06, 0.9, 0.5), (40, 160, 60))])
+    view = render_boxes(
+        [((-0.3, 1.1, 0.0), (0.3, 1.2, 0.25), (200, 40, 40)), ((-0.06, 0.8, 0.0), (0.06, 0.9, 0.5), (40, 160, 60))]
+    )
     back = view.instance == 1
     assert not back[:, W // 2].all() and best_iou(keep_larger(Regions().masks(view)), back) > 0.8
 
@@ -142,8 +150,12 @@ def test_two_runs_are_identical_and_leave_the_view_alone():
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (2, 2), (3, 5), (16, 16)])
 @pytest.mark.parametrize("with_depth", [False, True])
 def test_tiny_and_constant_images(size, with_depth):
-    view = SimpleNamespace(rgb=np.full((*size, 3), 77, np.uint8), K=np.eye(3) * [20, 20, 1], size=size,
-                           depth=np.full(size, 1.5, np.float32) if with_depth else None)
+    view = SimpleNamespace(
+        rgb=np.full((*size, 3), 77, np.uint8),
+        K=np.eye(3) * [20, 20, 1],
+        size=size,
+        depth=np.full(size, 1.5, np.float32) if with_depth else None,
+    )
     masks = Regions().masks(view)
     assert all(m.mask.shape == size and m.mask.any() for m in masks)
     assert masks and masks[0].mask.all()

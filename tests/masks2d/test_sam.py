@@ -11,14 +11,15 @@ import torch
 
 from pc3dcli.errors import InputError, UsageError, WeightsError
 from pc3dcli.masks2d import sam
+from pc3dcli.masks2d.grid_prompts import GridPromptsConfig
 from pc3dcli.masks2d.quality import edge_touch, mask_quality
-from pc3dcli.masks2d.sam import Sam, SamConfig, load_sam, sam_variant
+from pc3dcli.masks2d.sam import Sam, load_sam, sam_variant
 
 needs_package = pytest.mark.skipif(importlib.util.find_spec("segment_anything") is None, reason="no segment-anything")
 networks = runpy.run_path(str(Path(__file__).with_name("tiny_networks.py")))
 tiny_sam = networks["tiny_sam"]
 # a random network is sure of nothing: keep what it finds
-LENIENT = SamConfig(points_per_side=3, predicted_iou=-10.0, stability=0.0, box_nms=1.0)
+LENIENT = GridPromptsConfig(points_per_side=3, predicted_iou=-10.0, stability=0.0, box_nms=1.0)
 
 
 def some_view(seed: int = 0, size: tuple[int, int] = (48, 64)) -> SimpleNamespace:
@@ -88,7 +89,7 @@ def test_defaults_are_the_published_ones():
 def test_every_setting_matters(setting):
     view, model = some_view(), tiny_sam()
     plain = Sam(model, config=LENIENT).masks(view)
-    changed = Sam(model, config=SamConfig(**{**vars(LENIENT), **setting})).masks(view)
+    changed = Sam(model, config=GridPromptsConfig(**{**vars(LENIENT), **setting})).masks(view)
     assert len(changed) < len(plain)
 
 

@@ -12,12 +12,13 @@ import torch
 
 from pc3dcli.errors import InputError, UsageError, WeightsError
 from pc3dcli.masks2d import sam2 as module
-from pc3dcli.masks2d.sam2 import Sam2, Sam2Config, import_sam2, load_sam2, sam2_variant
+from pc3dcli.masks2d.grid_prompts import GridPromptsConfig
+from pc3dcli.masks2d.sam2 import Sam2, import_sam2, load_sam2, sam2_variant
 
 needs_package = pytest.mark.skipif(importlib.util.find_spec("sam2") is None, reason="no sam2")
 networks = runpy.run_path(str(Path(__file__).with_name("tiny_networks.py")))
 tiny_sam2 = networks["tiny_sam2"]
-LENIENT = Sam2Config(points_per_side=3, predicted_iou=-10.0, stability=0.0, box_nms=1.0)
+LENIENT = GridPromptsConfig(points_per_side=3, predicted_iou=-10.0, stability=0.0, box_nms=1.0)
 MODELS = [(version, size) for version in ("sam2", "sam2.1") for size in ("t", "s", "b+", "l")]
 
 
@@ -61,7 +62,7 @@ def test_defaults_are_the_published_ones():
 def test_every_setting_matters(setting):
     view, model = some_view(), tiny_sam2(video=False)
     plain = Sam2(model, config=LENIENT).masks(view)
-    changed = Sam2(model, config=Sam2Config(**{**vars(LENIENT), **setting})).masks(view)
+    changed = Sam2(model, config=GridPromptsConfig(**{**vars(LENIENT), **setting})).masks(view)
     assert len(changed) < len(plain)
 
 

@@ -216,6 +216,7 @@ def lift_scene(task: SceneTask, context: Context) -> Iterator[dict]:
     """
     import numpy as np
 
+    from pc3dcli.commands.lift_output import Labels, instance_record, write_files
     from pc3dcli.errors import InputError
     from pc3dcli.papers.granularity.lift import Lifter
 
@@ -237,13 +238,13 @@ def lift_scene(task: SceneTask, context: Context) -> Iterator[dict]:
     yield {"type": "metric", "name": "conflict_rate", "value": kappa, "scene": task.id}
     indices = [known[instance.point_index] for instance in instances]
     for number, (instance, index) in enumerate(zip(instances, indices, strict=True)):
-        record = _instance_record(task.id, number, index, len(cloud.xyz))
+        record = instance_record(task.id, number, index, len(cloud.xyz))
         yield record | {"score": instance.score, "views": instance.views, "source": f"lift3d {settings.merge}"}
     if context.side is not None:
         votes = np.zeros((len(cloud.xyz), 2), np.float32)  # share of the winner, frames that see the point
         votes[known] = np.stack([lifter.winning_share(), lifter.votes.seen], axis=1)
         scores = [instance.score for instance in instances]
-        _write_files(context, settings, Labels(task.id, cloud, indices, scores, votes[:, 0], votes[:, 1]))
+        write_files(context, settings, Labels(cloud, indices, scores, votes[:, 0], votes[:, 1]))
 
 
 def lift_view(task: SceneTask, context: Context) -> Iterator[dict]:
@@ -256,6 +257,7 @@ def lift_view(task: SceneTask, context: Context) -> Iterator[dict]:
     """
     import numpy as np
 
+    from pc3dcli.commands.lift_output import Labels, instance_record, write_files, write_points
     from pc3dcli.errors import InputError
     from pc3dcli.formats.cloud import Cloud
     from pc3dcli.papers.granularity.single_view import view_sample
@@ -270,11 +272,11 @@ def lift_view(task: SceneTask, context: Context) -> Iterator[dict]:
         raise InputError("its depth image holds no point within reach", hint="see --max-depth")
     cloud = Cloud(xyz, rgb)
     indices = [np.flatnonzero(label == number) for number in range(label.max() + 1)]
-    yield _write_points(task.scene, cloud, context)
+    yield write_points(task.scene, cloud, context)
     for number, index in enumerate(indices):
-        yield _instance_record(task.id, number, index, len(xyz)) | {"views": 1, "source": "lift3d per-view"}
+        yield instance_record(task.id, number, index, len(xyz)) | {"views": 1, "source": "lift3d per-view"}
     share, seen = (label >= 0).astype(np.float32), np.ones(len(xyz), np.float32)
-    _write_files(context, settings, Labels(task.id, cloud, indices, [1.0] * len(indices), share, seen))
+    write_files(context, settings, Labels(cloud, indices, [1.0] * len(indices), share, seen))
 
 
 def _view_labels(frame: FrameMasks, size: tuple[int, int]) -> np.ndarray:
@@ -296,6 +298,7 @@ def _points(scene: dict, settings: Settings, records: Iterable[dict], context: C
 
     raises  InputError when the cloud is not the one that the record describes, or when fused points have no place
     """
+    from pc3dcli.commands.lift_output import write_points
     from pc3dcli.errors import InputError
     from pc3dcli.formats.cloud import Cloud, read_cloud, xyz_sha256
     from pc3dcli.formats.paths import resolve_inside
@@ -315,19 +318,7 @@ def _points(scene: dict, settings: Settings, records: Iterable[dict], context: C
     cloud = Cloud(*fuse_points(((v.rgb, v.depth, v.K, v.world_from_cam) for v in views), settings.lift.voxel))
     if not len(cloud.xyz):
         raise InputError("its depth images hold no point within reach", file=root, hint="see --max-depth")
-    return _write_points(scene, cloud, context), cloud
-
-
-def _write_points(scene: dict, cloud: Cloud, context: Context) -> dict:
-    """Write points of our own beside the records and return the scene record that names them."""
-    from pc3dcli.formats.cloud import xyz_sha256
-    from pc3dcli.formats.ply import write_ply
-    from pc3dcli.stream.writer import atomic_file
-
-    with atomic_file(context.side.path(".points.ply")) as file:
-        write_ply(file, cloud, _comments(context))
-    points = {"points": context.side.relative(".points.ply"), "num_points": len(cloud.xyz)}
-    return scene | {"root": "."} | points | {"xyz_sha256": xyz_sha256(cloud.xyz)}
+    return write_points(scene, cloud, context), cloud
 
 
 def _view(record: dict, root: Path, settings: Settings) -> RgbdFrame:
@@ -358,57 +349,3 @@ def _superpoints(cloud: Cloud, known: np.ndarray) -> np.ndarray:
     if cloud.faces is not None and len(cloud.faces):
         return mesh_superpoints(np.nan_to_num(cloud.xyz), cloud.faces)[known]
     return cloud_superpoints(cloud.xyz[known], None if cloud.normal is None else cloud.normal[known])
-
-
-def _instance_record(scene: str, number: int, index: np.ndarray, num_points: int) -> dict:
-    import numpy as np
-
-    from pc3dcli.formats.coco_rle import encode_points
-
-    mask = np.zeros(num_points, bool)
-    mask[index] = True
-    return {"type": "instance3d", "scene": scene, "instance": number, "rle": encode_points(mask)}
-
-
-@dataclass(frozen=True)
-class Labels:
-    """What the files of a scene are made of: its cloud, the (n,) point indices and score of each instance, and for
-    each point the (N,) share of votes that its best track won and the (N,) number of frames that see it."""
-
-    scene: str
-    cloud: Cloud
-    indices: list[np.ndarray]
-    scores: list[float]
-    vote_share: np.ndarray
-    seen: np.ndarray
-
-
-def _write_files(context: Context, settings: Settings, labels: Labels) -> None:
-    """Write the files beside the records, see pc3d-labels(5)."""
-    import numpy as np
-
-    from pc3dcli.formats.labels import point_labels, write_label_ply, write_label_tensors
-    from pc3dcli.formats.scannet_instances import write_prediction
-    from pc3dcli.stream.provenance import chain_text
-    from pc3dcli.stream.writer import atomic_file
-
-    num_points = len(labels.cloud.xyz)
-    instance = point_labels(num_points, labels.indices)
-    config = dataclasses.asdict(settings.lift)
-    metadata = {"format": "pc3d", "method": f"lift3d {settings.merge}", "config": config}
-    metadata["pc3d"] = chain_text(list(context.programs))
-    with atomic_file(context.side.path(".safetensors")) as file:
-        write_label_tensors(file, instance, labels.vote_share, labels.seen.astype(np.int32), metadata)
-    if "ply" in settings.formats:
-        with atomic_file(context.side.path(".ply")) as file:
-            write_label_ply(file, labels.cloud, instance, _comments(context))
-    if "scannet" in settings.formats:
-        masks = (np.isin(np.arange(num_points), index) for index in labels.indices)
-        stem = context.side.stem
-        write_prediction(stem.parent, stem.name, masks, [1] * len(labels.indices), labels.scores)
-
-
-def _comments(context: Context) -> tuple[str, ...]:
-    from pc3dcli.stream.provenance import chain_text
-
-    return (f"pc3d {chain_text(list(context.programs))}",) if context.programs else ()

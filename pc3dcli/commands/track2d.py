@@ -182,7 +182,7 @@ def track_scene(task: SceneTask, context: Context) -> Iterator[dict]:
     task.payload  (Settings, SceneRef) for a scan on disk, (Settings, list of `frame` records) for one of a stream
     """
     from pc3dcli.datasets.scene import frame_to_record
-    from pc3dcli.formats.coco_rle import encode_mask
+    from pc3dcli.formats.label_rle import encode_labels
 
     settings, source = task.payload
     scene = _open(task, settings, source)
@@ -194,8 +194,8 @@ def track_scene(task: SceneTask, context: Context) -> Iterator[dict]:
         frame = frames[tracked.t]
         key = {"scene": scene.scene, "frame": frame.frame}
         yield frame_to_record(scene.scene, frame)
-        for track, mask in tracked.masks.items():
-            yield {"type": "mask2d", **key, "track": track, "rle": encode_mask(mask), "score": tracked.scores[track]}
+        for track, rle in encode_labels(tracked.labels).items():
+            yield {"type": "mask2d", **key, "track": track, "rle": rle, "score": tracked.scores[track]}
         proposals = detections.take(frame.frame)
         if settings.propagate != "none":  # else each of them is a track already
             for rle, score in proposals:

@@ -116,6 +116,13 @@ def write_png(path: File, array: np.ndarray) -> None:
     Path(path).write_bytes(data.tobytes())
 
 
+def write_jpeg(path: File, rgb: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 RGB as JPEG of OpenCV's default quality."""
+    import cv2
+
+    Path(path).write_bytes(cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes())
+
+
 def read_bytes(path: File, limit: int = MAX_BYTES) -> bytes:
     """Return the whole content of a file of at most `limit` bytes.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import stat
 from collections.abc import Iterable
@@ -335,7 +336,7 @@ def write_prediction(
         path.write_bytes(digits.tobytes())
         lines.append(f"{subfolder.name}/{path.name} {int(label_id)} {float(score)!r}\n")
     listing = folder / f"{scene}.txt"
-    temporary = listing.with_name(f".{listing.name}.tmp")
+    temporary = listing.with_name(f".{listing.name}.{os.getpid()}.tmp")  # the next run removes that of a killed one
     temporary.write_text("".join(lines), encoding="utf-8")
     temporary.replace(listing)
     return listing

@@ -172,6 +172,7 @@ def write_room(room: Room, folder: Path, capture: CaptureConfig, rng: np.random.
     # the file formats are loaded on writing only: rendering needs numpy alone
     from pc3dcli.formats.cloud import Cloud
     from pc3dcli.formats.ply import write_ply
+    from pc3dcli.formats.scannet_instances import write_truth
 
     for name in ("color", "depth", "pose", "intrinsic", "instance", "part", "gt"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -184,7 +185,7 @@ def write_room(room: Room, folder: Path, capture: CaptureConfig, rng: np.random.
     xyz, rgb, instance = surface.vertices()
     write_ply(folder / f"{folder.name}_vh_clean_2.ply", Cloud(xyz=xyz, rgb=rgb))
     labels = np.array([0] + [item.label_id * 1000 + item.object for item in room.objects])
-    np.savetxt(folder / "gt" / f"{folder.name}.txt", labels[instance], fmt="%d")
+    write_truth(folder / "gt" / f"{folder.name}.txt", labels[instance])
 
 
 class _Surface:
@@ -229,13 +230,11 @@ def _write_intrinsics(folder: Path, K: np.ndarray) -> None:
 
 
 def _write_frame(folder: Path, t: int, view: RoomView, world_from_cam: np.ndarray, color: str) -> None:
-    import cv2
+    from pc3dcli.formats.images import write_jpeg, write_png
 
-    depth_mm = np.clip(np.rint(view.depth * 1000), 0, 65534).astype(np.uint16)
-    images = {f"color/{t}.{color}": view.rgb[..., ::-1], f"depth/{t}.png": depth_mm}
-    images[f"instance/{t}.png"] = view.instance.astype(np.uint16)
-    images[f"part/{t}.png"] = view.part.astype(np.uint16)
-    for name, image in images.items():
-        if not cv2.imwrite(str(folder / name), image):
-            raise OSError(f"could not write {folder / name}")
+    write_color = write_jpeg if color == "jpg" else write_png
+    write_color(folder / f"color/{t}.{color}", view.rgb)
+    write_png(folder / f"depth/{t}.png", np.clip(np.rint(view.depth * 1000), 0, 65534).astype(np.uint16))
+    write_png(folder / f"instance/{t}.png", view.instance.astype(np.uint16))
+    write_png(folder / f"part/{t}.png", view.part.astype(np.uint16))
     np.savetxt(folder / "pose" / f"{t}.txt", world_from_cam, fmt="%.9g")

@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The four errors a user can cause.  `main.py` alone turns them into exit codes and messages (cli.md section 6)."""
+"""The four errors a user can cause, and the range check of settings whose ValueError becomes one of them.
+
+`main.py` alone turns errors into exit codes and messages (cli.md section 6).
+"""
 
 from __future__ import annotations
 
 from os import PathLike
+
+MAX_TEXT = 600  # characters of a message that may hold pieces of a broken input; ours
 
 
 class Pc3dError(Exception):
@@ -26,11 +31,11 @@ class Pc3dError(Exception):
         column: int | None = None,
         hint: str | None = None,
     ) -> None:
-        self.message, self.file, self.line, self.column, self.hint = message, file, line, column, hint
-        super().__init__(message)
+        self.message, self.file, self.line, self.column, self.hint = _shortened(message), file, line, column, hint
+        super().__init__(self.message)
 
     def __str__(self) -> str:
-        place = [str(part) for part in (self.file, self.line, self.column) if part is not None]
+        place = [_printable(str(part)) for part in (self.file, self.line, self.column) if part is not None]
         return f"{':'.join(place)}: {self.message}" if place else self.message
 
     def with_hint(self) -> str:
@@ -39,6 +44,26 @@ class Pc3dError(Exception):
 
     def __reduce__(self):  # keyword-only arguments do not survive the default pickling between processes
         return _rebuild, (type(self), self.message, self.file, self.line, self.column, self.hint)
+
+
+def check_ranges(config: object, **ranges: tuple[float, float]) -> None:
+    """Check fields of a config against the least and the greatest value that they may have.
+
+    raises  ValueError that names the first field outside; NaN always is
+    """
+    for name, (low, high) in ranges.items():
+        value = getattr(config, name)
+        if not low <= value <= high:
+            raise ValueError(f"{name} = {value}: expected a number from {low:g} to {high:g}")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT // 2]} ... {text[-MAX_TEXT // 2 :]}"
+
+
+def _printable(name: str) -> str:
+    """Return a file name without what would break a line or command a terminal."""
+    return _shortened("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name))
 
 
 def _rebuild(kind, message, file, line, column, hint) -> Pc3dError:

@@ -62,7 +62,7 @@ def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read it: {error.strerror}", file=path) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, or numbers and brackets without end
         raise FormatError(f"not TOML: {error}", file=path) from None
     options = {param.name for param in ctx.command.params} - {"config", "print_config", "define"}
     named = {name.replace("-", "_"): value for name, value in values.items()}
@@ -77,13 +77,14 @@ def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
 def configure(ctx: typer.Context, *defaults: Any) -> list[Any]:
     """Return the config dataclasses `defaults` with the values of --config and -D put in.
 
-    raises  UsageError for a name that none of them has, or a value of the wrong type
+    A field that has the name of an option has its value, unless that is None.
+    raises  UsageError for a name that none of them has, a value of the wrong type or out of range
     """
     path, from_file = ctx.meta.get(_FILE_FIELDS, (None, {}))
-    options = {param.name for param in ctx.command.params}
+    options = {param.name: ctx.params.get(param.name) for param in ctx.command.params}
     known = {f.name: f for default in defaults for f in dataclasses.fields(default) if f.name not in options}
     hints = {name: kind for default in defaults for name, kind in typing.get_type_hints(type(default)).items()}
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     for name, value in from_file.items():
         _check_known(name, known, f"{path}: ")
         values[name] = _typed(name, value, hints[name])
@@ -113,7 +114,7 @@ def program(
                 decisive[field.name] = _plain(value)
     return Program(
         name=f"pc3d {ctx.info_name}",
-        argv=ctx.find_root().meta.get("pc3dcli.argv", sys.argv[1:])[1:],
+        argv=sys.argv[2:],
         config=decisive,
         seed=ctx.params.get("seed"),
         weights=weights,
@@ -122,7 +123,7 @@ def program(
 
 def print_config(ctx: typer.Context, configs: list[Any]) -> None:
     """Print every setting as TOML that --config reads back, and stop."""
-    skipped = {"scenes", "config", "define", "print_config", "help"}
+    skipped = {"scenes", "predictions", "config", "define", "print_config", "help"}
     values = {p.name: ctx.params.get(p.name) for p in ctx.command.params if p.name not in skipped}
     for config in configs:
         fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
@@ -143,14 +144,14 @@ def _check_known(name: str, known: dict, place: str) -> None:
     if name in known:
         return
     near = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {near[0]}?" if near else f"known names: {', '.join(sorted(known))}"
+    hint = f"did you mean {near[0]}?" if near else "--print-config lists the names"
     raise UsageError(f"{place}{name}: no such parameter", hint=hint)
 
 
 def _parsed(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -161,13 +162,15 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
         if typing.get_origin(one) is typing.Literal:
             if value in typing.get_args(one):
                 return value
-        elif one is float and type(value) in (int, float):
-            return float(value)
+        elif one is float:
+            if type(value) in (int, float) and abs(value) < 1e300:  # NaN and infinity are not
+                return float(value)
         elif one is type(None) and value == "none":
             return None
         elif isinstance(one, type) and type(value) is one:
             return value
-    shown = [" or ".join(map(repr, typing.get_args(k))) if typing.get_args(k) else k.__name__ for k in kinds]
+    names = {float: "a finite number", int: "an integer", bool: "true or false", str: "text", type(None): "none"}
+    shown = [" or ".join(map(repr, typing.get_args(kind))) or names.get(kind, str(kind)) for kind in kinds]
     raise UsageError(f"{name} = {value!r}: expected {' or '.join(shown)}")
 
 

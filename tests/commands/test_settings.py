@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import re
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
@@ -68,12 +69,14 @@ def test_define(text, name, value):
     [
         ("radius", "-D radius: expected NAME=VALUE"),
         ("radios=1", "-D radios: no such parameter"),
-        ("count=1.5", "count = 1.5: expected int"),
-        ("count=true", "count = True: expected int"),
-        ("radius=true", "radius = True: expected float"),
+        ("count=1.5", "count = 1.5: expected an integer"),
+        ("count=true", "count = True: expected an integer"),
+        ("radius=true", "radius = True: expected a finite number"),
         ("mode=c", "mode = 'c': expected 'a' or 'b'"),
-        ("is_on=1", "is_on = 1: expected bool"),
-        ("limit_m=x", "limit_m = 'x': expected float or NoneType"),
+        ("is_on=1", "is_on = 1: expected true or false"),
+        ("limit_m=x", "limit_m = 'x': expected a finite number or none"),
+        ("radius=nan", "radius = nan: expected a finite number"),
+        ("radius=inf", "radius = inf: expected a finite number"),
         ("radius=-1", "radius is negative"),
     ],
 )
@@ -83,6 +86,24 @@ def test_refused_definitions(text, message):
     assert str(caught.value) == message
     if "radios" in text:
         assert caught.value.hint == "did you mean radius?"
+
+
+@pytest.mark.parametrize("text", ["radius=1" + "0" * 400, "count=1" + "0" * 5000, "count=" + "[" * 5000])
+def test_monstrous_definitions_are_refused_in_few_words(text):
+    with pytest.raises(UsageError, match="expected an? ") as caught:
+        settings.configure(Context(text), Toy())
+    assert len(str(caught.value)) < 700
+
+
+def test_a_field_has_the_value_of_the_option_of_its_name():
+    context = Context("count=2")
+    context.command = SimpleNamespace(params=[SimpleNamespace(name=name) for name in ("radius", "limit_m", "scenes")])
+    context.params |= {"radius": 4.0, "limit_m": None, "scenes": ["x"]}
+    (found,) = settings.configure(context, Toy(limit_m=7.0))
+    assert (found.radius, found.limit_m, found.count) == (4.0, 7.0, 2)
+    context.params["radius"] = -1.0
+    with pytest.raises(UsageError, match="radius is negative"):
+        settings.configure(context, Toy())
 
 
 def test_define_wins_over_the_file():

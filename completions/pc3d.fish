@@ -95,6 +95,8 @@ complete -c pc3d -n '__fish_seen_subcommand_from eval' -l allow-truncated -d 'Ac
 complete -c pc3d -n '__fish_seen_subcommand_from eval' -l config -r -d 'TOML file of options and -D names.'
 complete -c pc3d -n '__fish_seen_subcommand_from eval' -l print-config -d 'Print the settings as TOML and stop.'
 complete -c pc3d -n '__fish_seen_subcommand_from eval' -l quiet -s q -d 'Errors only.'
+complete -c pc3d -n '__fish_seen_subcommand_from eval' -l verbose -s v -d 'Say more on stderr.'
+complete -c pc3d -n '__fish_seen_subcommand_from eval' -l progress -l no-progress -d 'Draw progress on stderr, or never.'
 complete -c pc3d -n '__fish_seen_subcommand_from eval' -l no-provenance -d 'Leave program records out.'
 complete -c pc3d -n '__fish_seen_subcommand_from eval' -l debug -d 'Show tracebacks.'
 complete -c pc3d -n '__fish_seen_subcommand_from view' -l out -s o -x -a '(__fish_complete_directories)' -d 'Folder of the pictures.'

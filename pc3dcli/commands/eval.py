@@ -26,8 +26,10 @@ Preset = Literal[
 def evaluate(
     ctx: typer.Context,
     predictions: Annotated[
-        str | None,
-        typer.Argument(metavar="PREDICTIONS", help="A stream, a folder of predictions, or -.", show_default=False),
+        list[str] | None,
+        typer.Argument(
+            metavar="PREDICTIONS...", help="Streams, @list.txt, -, or a folder of masks.", show_default=False
+        ),
     ] = None,
     task: Annotated[Literal["instance"], typer.Option("--task", metavar="TASK", help="instance.")] = "instance",
     gt: Annotated[
@@ -85,6 +87,8 @@ def evaluate(
     config: options.Config = None,
     print_config: options.PrintConfig = False,
     quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    progress: options.Progress = None,
     no_provenance: options.NoProvenance = False,
     debug: options.Debug = False,
 ) -> None:
@@ -96,6 +100,8 @@ def evaluate(
       pc3d eval pred/ --gt gt/ --preset scannet200 --fail-under AP50=0.4
     """
     from pc3dcli.commands.eval_instance import InstanceOptions, evaluate_instances, metric_names, preset_rule
+    from pc3dcli.commands.inputs import expand_names
+    from pc3dcli.commands.progress import ProgressReporter
 
     if print_config:
         from pc3dcli.commands import settings
@@ -125,7 +131,14 @@ def evaluate(
     limits = _limits(fail_under or [], metric_names(preset_rule(chosen)[0], recall))
     if gt is None:
         raise UsageError("no ground truth: pass --gt DIR")
-    evaluation = evaluate_instances(_input(ctx, predictions), gt, chosen)
+    names = expand_names(ctx, predictions, EXAMPLES)
+    with ProgressReporter("eval", quiet=quiet, verbose=verbose, progress=progress) as reporter:
+
+        def report(scene: str, number: int, count: int) -> None:
+            reporter.scene_progress(scene, number, count)
+            reporter.scene_finished(scene, "read", None)
+
+        evaluation = evaluate_instances(names, gt, chosen, report)
     _write(ctx, evaluation, chosen)
     _finish(evaluation, limits, ctx.params)
 
@@ -143,12 +156,6 @@ def _labels(text: str | None) -> tuple[int, ...]:
         return tuple(sorted({int(part) for part in text.split(",")})) if text else ()
     except ValueError:
         raise UsageError(f"--label-void {text}: expected label ids separated by commas") from None
-
-
-def _input(ctx: typer.Context, predictions: str | None) -> str:
-    from pc3dcli.commands.inputs import expand_names
-
-    return expand_names(ctx, [predictions] if predictions else None, EXAMPLES)[0]
 
 
 def _limits(texts: list[str], known: list[str]) -> dict[str, float]:

@@ -6,7 +6,7 @@ The rules of the numbers are in `metrics/instance_ap.py` and evaluation.md secti
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,14 +70,13 @@ class Evaluation:
     """A finished evaluation.
 
     result      the object of `result.json`
-    num_scored  scenes that had predictions; num_scenes  scenes of the ground truth
+    num_scored  scenes that had predictions
     matches     lines of --matches
     programs    program records of the input
     """
 
     result: dict
     num_scored: int
-    num_scenes: int
     matches: list[dict] = field(default_factory=list)
     programs: list[dict] = field(default_factory=list)
 
@@ -86,10 +85,13 @@ class Evaluation:
         return self.result["warnings"]
 
 
-def evaluate_instances(predictions: str, gt: Path, options: InstanceOptions) -> Evaluation:
+def evaluate_instances(
+    predictions: list[str], gt: Path, options: InstanceOptions, report: Callable[[str, int, int], None] | None = None
+) -> Evaluation:
     """Score predictions against ground truth.
 
-    predictions  "-", a stream file, an --out folder, or a folder in a public format
+    predictions  streams ("-", files, --out folders), or one folder in a public format
+    report       report(scene, number, count) follows the scenes as they are read
     raises       UsageError for options that do not fit the preset; InputError and FormatError for inputs
     """
     classes, rule = preset_rule(options)
@@ -99,8 +101,10 @@ def evaluate_instances(predictions: str, gt: Path, options: InstanceOptions) -> 
     files = scene_files(predictions)
     if files is not None:
         run.check_scenes(set(files))
-    for scene in prediction_scenes(predictions, files, run.rules):
+    for number, scene in enumerate(prediction_scenes(predictions, files, run.rules), 1):
         run.add(scene)
+        if report is not None:
+            report(scene.scene, number, len(run.truth_files))
     return run.finish()
 
 
@@ -223,7 +227,6 @@ class _Run:
         return Evaluation(
             result=self._result(scenes),
             num_scored=len(scored),
-            num_scenes=len(scenes),
             matches=list(self._match_lines(scenes)),
             programs=list(self.programs.values()),
         )

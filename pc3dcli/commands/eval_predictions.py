@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pc3dcli.commands.inputs import STDIN, is_stream, stream_scenes
-from pc3dcli.errors import FormatError, InputError
+from pc3dcli.commands.inputs import is_stream, stream_scenes
+from pc3dcli.errors import FormatError, InputError, UsageError
 from pc3dcli.formats import scannet_instances
 from pc3dcli.formats.class_lists import ClassList
 from pc3dcli.formats.result_json import file_sha256
 from pc3dcli.metrics.instance_ap import SceneTruth, TruthRule
-from pc3dcli.stream.reader import Line
+from pc3dcli.stream.reader import Line, SceneRecords
 
 Entries = list[tuple[str, str]]
 
@@ -73,7 +73,7 @@ class FolderScene:
 
     def __init__(self, scene: str, path: Path, rules: PredictionRules) -> None:
         self.scene, self.path, self.rules, self.is_ok = scene, path, rules, True
-        self.programs: list[dict] = []
+        self.programs: list[dict] = []  # such a folder does not say who made it
         self._files = {path.name: path}
 
     def overlaps(self, truth: Truth) -> Overlaps:
@@ -130,10 +130,9 @@ def _duplicate_warnings(listed: list, path: Path) -> list[tuple[str, str, str]]:
 class StreamScene:
     """A scene of a record stream: its `instance3d` records."""
 
-    def __init__(self, record: dict, lines: list[Line], is_ok: bool, source: str, rules: PredictionRules) -> None:
-        self.scene, self.record, self.lines, self.is_ok = record["scene"], record, lines, is_ok
-        self.source, self.rules = source, rules
-        self.programs: list[dict] = []
+    def __init__(self, found: SceneRecords, rules: PredictionRules) -> None:
+        self.scene, self.record, self.lines, self.is_ok = found.id, found.scene, found.kept, found.ok
+        self.programs, self.source, self.rules = found.programs, found.source, rules
 
     def overlaps(self, truth: Truth) -> Overlaps:
         """Decode the masks one by one; raises FormatError and InputError naming the line at fault."""
@@ -183,14 +182,17 @@ class StreamScene:
         return [(f"{self.scene}.ndjson", hashlib.sha256(text.encode()).hexdigest())]
 
 
-def scene_files(source: str) -> dict[str, Path] | None:
-    """Return the scenes of a folder in a public format, known before any is read; None when `source` is a stream.
+def scene_files(sources: list[str]) -> dict[str, Path] | None:
+    """Return the scenes of a folder in a public format, known before any is read; None when `sources` are streams.
 
-    raises  InputError naming the patterns tried when there is none
+    raises  InputError naming the patterns tried when there is none, UsageError for such a folder beside others
     """
-    path = Path(source)
-    if source == "-" or is_stream(source) or (path.is_dir() and any(path.glob("*.ndjson"))):
+    others = [source for source in sources if not _holds_stream(source)]
+    if not others:
         return None
+    if len(sources) > 1:
+        raise UsageError(f"{others[0]} is no stream: expected streams, or one folder in a public format")
+    path = Path(others[0])
     if not path.is_dir():
         problem = "no such file or folder" if not path.exists() else "expected a folder or a .ndjson stream"
         raise InputError(problem, file=path)
@@ -200,25 +202,25 @@ def scene_files(source: str) -> dict[str, Path] | None:
     return scenes
 
 
+def _holds_stream(source: str) -> bool:
+    path = Path(source)
+    return is_stream(source) or (path.is_dir() and any(path.glob("*.ndjson")))
+
+
 def prediction_scenes(
-    source: str, files: dict[str, Path] | None, rules: PredictionRules
+    sources: list[str], files: dict[str, Path] | None, rules: PredictionRules
 ) -> Iterator[FolderScene | StreamScene]:
-    """Yield the scenes of `source`, of which `scene_files` found `files`."""
+    """Yield the scenes of `sources`, of which `scene_files` found `files`."""
     if files is None:
-        yield from _stream(source, rules)
+        yield from _stream_scenes(sources, rules)
         return
     for scene, path in files.items():
         yield FolderScene(scene, path, rules)
 
 
-def _stream(source: str, rules: PredictionRules) -> Iterator[StreamScene]:
-    name = STDIN if source == "-" else source
-    records = stream_scenes([source], lambda line: line, store=_Instances, allow_truncated=rules.allow_truncated)
-    for item in records:
-        if item.scene is not None:
-            scene = StreamScene(item.scene, item.kept, item.ok, name, rules)
-            scene.programs = item.programs
-            yield scene
+def _stream_scenes(sources: list[str], rules: PredictionRules) -> Iterator[StreamScene]:
+    found = stream_scenes(sources, lambda line: line, store=_Instances, allow_truncated=rules.allow_truncated)
+    yield from (StreamScene(records, rules) for records in found if records.scene is not None)
 
 
 class _Instances(list):

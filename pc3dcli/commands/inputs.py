@@ -33,7 +33,8 @@ def expand_names(ctx: typer.Context, names: list[str] | None, examples: str) -> 
     """
     if not names:
         if sys.stdin is None or sys.stdin.isatty():
-            raise UsageError(f"no input\nusage: {ctx.command_path} SCENE...\n{examples}")
+            argument = next(param.metavar for param in ctx.command.params if param.param_type_name == "argument")
+            raise UsageError(f"no input\nusage: {ctx.command_path} {argument}\n{examples}")
         return ["-"]
     opened: list[str] = []
     for name in names:
@@ -75,7 +76,7 @@ def stream_scenes(
                 last = scene.segment
                 if scene.scene is not None:
                     scene.scene = scene.scene | {"root": _absolute_root(scene.scene["root"], folder, pairs)}
-                yield replace(scene, segment=scene.segment + offset)
+                yield replace(scene, segment=scene.segment + offset, source=name)
         offset += last + 1
 
 

@@ -40,6 +40,7 @@ class SceneRecords:
     ok        false when the producer failed at this scene
     programs  the program records of the segment up to here
     segment   0-based number of the segment in this input
+    source    name of the file it stands in, for messages
     """
 
     scene: dict | None
@@ -48,6 +49,7 @@ class SceneRecords:
     ok: bool = True
     programs: list[dict] = field(default_factory=list)
     segment: int = 0
+    source: str = ""
 
     @property
     def id(self) -> str | None:

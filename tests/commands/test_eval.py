@@ -126,6 +126,25 @@ def test_sources_give_the_same_numbers(pc3d, world):
     assert pc3d("--gt", "gt", "--csv", stdin=two_segments) == expected
 
 
+def test_several_streams_are_one(pc3d, world):
+    for scene in IDS:
+        (world / f"{scene}.ndjson").write_text(stream_text([scene]))
+    (world / "list.txt").write_text("a.ndjson\nb.ndjson\n")
+    expected = pc3d("pred", "--gt", "gt", "--csv")
+    assert pc3d("a.ndjson", "b.ndjson", "--gt", "gt", "--csv") == expected
+    assert pc3d("@list.txt", "--gt", "gt", "--csv") == expected
+    code, _, err = pc3d("a.ndjson", "pred", "--gt", "gt")
+    assert code == 2 and "pred is no stream" in err
+    (world / "b.ndjson").write_text(stream_text(["b"]).replace('"score": 0.9', '"score": "high"'))
+    code, _, err = pc3d("a.ndjson", "b.ndjson", "--gt", "gt")
+    assert code == 4 and "b.ndjson:3: score is 'high'" in err  # the file that is wrong, not the first
+
+
+def test_verbose_and_progress_tell_the_scenes(pc3d):
+    assert pc3d("pred", "--gt", "gt", "-v")[2].splitlines() == ["pc3d eval: a: read", "pc3d eval: b: read"]
+    assert pc3d("pred", "--gt", "gt", "--progress")[2] != pc3d("pred", "--gt", "gt")[2]
+
+
 def test_result_json_is_the_same_for_any_order_locale_and_hash_seed(world):
     write_truth(world / "scans" / "a" / "gt" / "a.txt", IDS["a"])
     write_truth(world / "scans" / "b" / "gt" / "b.txt", IDS["b"])

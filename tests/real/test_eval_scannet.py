@@ -31,7 +31,7 @@ def evaluate(folder, ids, change, **options):
         masks = [change(numbers == number) for number in objects]
         labels, scores = [number // 1000 for number in objects], np.linspace(1, 0.5, len(objects))
         write_prediction(folder / "pred", scene, masks, labels, scores)
-    return evaluate_instances(str(folder / "pred"), folder / "gt", InstanceOptions(**options)).result
+    return evaluate_instances([str(folder / "pred")], folder / "gt", InstanceOptions(**options)).result
 
 
 @pytest.mark.parametrize("preset", ["scannet", "agnostic-segment3d", "agnostic-valid"])

@@ -106,14 +106,15 @@ def lift3d(
     """
     from pc3dcli.commands import settings as common
     from pc3dcli.commands.execute import Execution
+    from pc3dcli.errors import UsageError
 
     (lift,) = common.configure(ctx, *configs())
-    flags = {"min_views": min_views, "merge_iou": merge_iou, "max_gap": max_gap}
-    lift = dataclasses.replace(lift, **{name: value for name, value in flags.items() if value is not None})
     if print_config:
         common.print_config(ctx, [lift])
+    if per_view and out == "-":
+        raise UsageError("--per-view needs a place for its points", hint="add --out views/")
     settings = Settings(merge, per_view, snap, max_depth, _formats(write, out), lift)
-    program = common.program(ctx, [lift], weights={}, exclude=tuple(flags))
+    program = common.program(ctx, [lift], weights={}, exclude=("min_views", "merge_iou", "max_gap"))
     process = lift_view if per_view else lift_scene
     Execution(ctx, program).run(_tasks(ctx, settings), process)
 
@@ -263,8 +264,6 @@ def lift_view(task: SceneTask, context: Context) -> Iterator[dict]:
     from pc3dcli.papers.granularity.single_view import view_sample
 
     settings, frame = task.payload
-    if context.side is None:
-        raise InputError("single views need a place for their points", hint="add --out views/")
     view = _view(frame.record, Path(task.scene["root"]), settings)
     labels = _view_labels(frame, view.size)
     xyz, rgb, label = view_sample(view.rgb, view.depth, view.K, view.world_from_cam, labels)
@@ -289,7 +288,7 @@ def _view_labels(frame: FrameMasks, size: tuple[int, int]) -> np.ndarray:
     if not frame.detections:
         return paint_labels(frame.tracks, size)
     pixels = [np.flatnonzero(decode_mask(rle)) for rle in frame.detections]
-    kept = containment_filter(pixels, size[0] * size[1], 0.8, "coarse")
+    kept = containment_filter(pixels, size[0] * size[1])
     return paint_labels([(number, frame.detections[k]) for number, k in enumerate(kept)], size)
 
 

@@ -41,15 +41,14 @@ class _Entry:
 class MaskFiles:
     """Masks out of a folder or a file."""
 
-    def __init__(self, path: Path, scene: str | None = None, *, allow_missing: bool = False) -> None:
+    def __init__(self, path: Path, scene: str | None = None) -> None:
         """Find out which frames have masks; JSON files are read now, label images when they are asked for.
 
-        path           folder or .json, .ndjson, .jsonl file; a folder may hold a folder or file a scene
-        scene          scene whose masks are wanted; needed where `path` holds several
-        allow_missing  a frame without a file has no masks; otherwise it is an error
-        raises         InputError when there is nothing to read, FormatError for a malformed file
+        path    folder or .json, .ndjson, .jsonl file; a folder may hold a folder or file a scene
+        scene   scene whose masks are wanted; needed where `path` holds several
+        raises  InputError when there is nothing to read, FormatError for a malformed file
         """
-        self._path, self._allow_missing = _of_scene(Path(path), scene), allow_missing
+        self._path = _of_scene(Path(path), scene)
         self._files: dict[str, str] = {}  # stem to file name, of a folder
         self._entries: dict[str, list[_Entry]] = {}
         if self._path.is_dir():
@@ -72,8 +71,6 @@ class MaskFiles:
         """
         name = self._find(view.frame)
         if name is None:
-            if self._allow_missing:
-                return []
             raise InputError(f"no masks for frame {view.frame.frame!r}", file=self._path)
         if name in self._entries:
             return _decode_entries(self._entries[name], view.size)

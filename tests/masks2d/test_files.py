@@ -108,11 +108,10 @@ def test_a_number_that_two_files_have_belongs_to_none(tmp_path):
         MaskFiles(tmp_path).masks(view(image="color/x.jpg"))
 
 
-def test_a_frame_without_a_file_is_an_error_unless_allowed(tmp_path):
+def test_a_frame_without_a_file_is_an_error(tmp_path):
     write_labels(tmp_path / "000110.png", block().astype(np.uint8))
     with pytest.raises(InputError, match="no masks for frame '000120'"):
         MaskFiles(tmp_path).masks(view())
-    assert MaskFiles(tmp_path, allow_missing=True).masks(view()) == []
 
 
 def test_a_mask_of_another_size_is_refused_before_it_is_decoded(tmp_path):

@@ -124,6 +124,9 @@ class OracleTracks:
         if track not in self._meanings:
             self._meanings[track] = self._meaning_of(view, mask)
 
+    def assumed(self, t: int, view) -> None:
+        """Return None: its masks are no guesses."""
+
     def remove_object(self, track: int) -> None:
         """Forget a track."""
         del self._meanings[track]

@@ -22,6 +22,8 @@ from pc3dcli.geometry.cameras import project_points, visible_pixels
 from pc3dcli.masks2d.growth import fill_missing, grow_labels
 from pc3dcli.masks2d.voxel_map import UNSEEN, VoxelMap
 
+GUESS = 1 << 22  # added to a label that is a guess while it is carried; float32 holds the sum exactly
+
 
 @dataclass(frozen=True)
 class ReprojectConfig:
@@ -45,6 +47,7 @@ class _Seen:
     labels   (H, W) int32, UNSEEN where nothing is known, 0 where it is known that no track is
     is_seed  (H, W) bool, what detections drew
     is_weak  (H, W) bool, labels that are shown but neither vote nor go on to the next frame
+    is_guess (H, W) bool, labels that growth alone gave: they go on but do not vote, and any detection may take them
     """
 
     depth: np.ndarray
@@ -53,6 +56,7 @@ class _Seen:
     labels: np.ndarray
     is_seed: np.ndarray
     is_weak: np.ndarray
+    is_guess: np.ndarray
     shown: set[int] = field(default_factory=set)  # tracks whose masks were asked for or drawn
 
 
@@ -88,12 +92,18 @@ class Reproject:
         keeps = np.zeros(len(area) + 1, bool)  # by track; the last one is that of UNSEEN
         for other in now.shown - {track}:
             keeps[other] = track in self._known or area[other] < np.count_nonzero(mask)
-        drawn = solid & ~keeps[now.labels]
+        drawn = solid & (~keeps[now.labels] | now.is_guess)
         now.labels[drawn] = track
         now.is_seed |= drawn
         now.is_weak &= ~drawn
+        now.is_guess &= ~drawn
         now.shown.add(track)
         self._known.add(track)
+
+    def assumed(self, t: int, view) -> np.ndarray:
+        """Return (H, W) bool, the pixels that a track holds only because its surface seems to go on there."""
+        now = self._advance(t, view)
+        return now.is_guess | now.is_weak
 
     def remove_object(self, track: int) -> None:
         """Forget a track."""
@@ -124,7 +134,7 @@ class Reproject:
         """Yield the masks of `tracks`, just drawn on frame t, on each earlier view, nearest first."""
         now = self._now
         wanted = np.isin(now.labels, tracks)
-        reference = _Seen(now.depth, now.K, now.world_from_cam, np.where(wanted, now.labels, 0), wanted, ~wanted)
+        reference = _only_labels(now.depth, now, np.where(wanted, now.labels, 0))
         for view in views:
             labels = np.zeros(view.size, np.int32)
             window = _window_of(reference, view, margin=8)
@@ -134,7 +144,7 @@ class Reproject:
                 found[found == UNSEEN] = 0
                 fill_missing(found, depth[window] <= 0, self.config.fill_share * view.size[1])
                 labels[window] = found
-                reference = _Seen(depth, view.K, view.world_from_cam, labels, labels > 0, labels < 0)
+                reference = _only_labels(depth, view, labels)
             yield {k: labels == k for k in tracks if (labels == k).any()}
 
     def _advance(self, t: int, view) -> _Seen:
@@ -145,21 +155,25 @@ class Reproject:
             self._now.labels[self._now.is_weak] = UNSEEN
             self._vote(self._now)
         depth = _depth_of(view)
-        labels, is_weak = self._labels_of(depth, view)
+        labels, is_weak, is_guess = self._labels_of(depth, view)
         is_seed = np.zeros(depth.shape, bool)
-        self._now, self._t = _Seen(depth, view.K, view.world_from_cam, labels, is_seed, is_weak), t
+        self._now, self._t = _Seen(depth, view.K, view.world_from_cam, labels, is_seed, is_weak, is_guess), t
         return self._now
 
-    def _labels_of(self, depth: np.ndarray, view) -> tuple[np.ndarray, np.ndarray]:
-        """Return the labels of a new frame and which of them are weak."""
+    def _labels_of(self, depth: np.ndarray, view) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the labels of a new frame, which of them are weak, and which are guesses."""
         if self._now is None:
-            return np.zeros(depth.shape, np.int32), np.zeros(depth.shape, bool)
+            return np.zeros(depth.shape, np.int32), np.zeros(depth.shape, bool), np.zeros(depth.shape, bool)
         everything = (slice(0, depth.shape[0]), slice(0, depth.shape[1]))
         labels = _look_back(depth, everything, view, self._now, self.config)
+        is_guess = labels >= GUESS
+        labels[is_guess] -= GUESS
         self._look_up(labels, depth, view)
+        unseen = labels == UNSEEN
         labels, is_weak = grow_labels(labels, depth, float(view.K[0, 0]))
+        is_guess |= unseen & (labels > 0) & ~is_weak
         fill_missing(labels, depth <= 0, self.config.fill_share * depth.shape[1])
-        return labels, is_weak
+        return labels, is_weak, is_guess
 
     def _look_up(self, labels: np.ndarray, depth: np.ndarray, view) -> None:
         """Ask the map about pixels that the previous frame did not show: at the surface, then a voxel off it."""
@@ -177,9 +191,15 @@ class Reproject:
         steady = cv2.dilate(depth, np.ones((3, 3))) - cv2.erode(depth, np.ones((3, 3))) <= self.config.flying
         chosen = np.zeros(depth.shape, bool)
         chosen[::step, ::step] = True
-        pixels = np.flatnonzero(chosen & steady & (depth > 0) & (seen.labels != UNSEEN))
+        pixels = np.flatnonzero(chosen & steady & (depth > 0) & (seen.labels != UNSEEN) & ~seen.is_guess)
         points = _world_points(pixels, depth.reshape(-1)[pixels], seen, depth.shape[1])
         self.map.vote(points, seen.labels.reshape(-1)[pixels], seen.is_seed.reshape(-1)[pixels])
+
+
+def _only_labels(depth: np.ndarray, camera, labels: np.ndarray) -> _Seen:
+    """Return a reference of which nothing but the labels counts."""
+    nowhere = np.zeros(depth.shape, bool)
+    return _Seen(depth, camera.K, camera.world_from_cam, labels, nowhere, nowhere, nowhere)
 
 
 def _depth_of(view) -> np.ndarray:
@@ -205,7 +225,8 @@ def _look_back(depth: np.ndarray, window: tuple[slice, slice], view, reference: 
     safe = np.maximum(z, 1e-3)
     maps = cv2.convertMaps(x / safe, y / safe, cv2.CV_16SC2, nninterpolation=True)
     # float32 holds track ids exactly up to 2^24
-    found = cv2.remap(reference.labels.astype(np.float32), *maps, cv2.INTER_NEAREST, borderValue=0).astype(np.int32)
+    carried = (reference.labels + GUESS * reference.is_guess).astype(np.float32)
+    found = cv2.remap(carried, *maps, cv2.INTER_NEAREST, borderValue=0).astype(np.int32)
     found[~_agree(reference.depth, x / safe, y / safe, z, config) | (depth <= 0)] = UNSEEN
     return found
 

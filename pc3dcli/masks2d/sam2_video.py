@@ -133,6 +133,9 @@ class Sam2Video:
             del memory.prompted[frame]
         self._prior.add(view, {track: mask})
 
+    def assumed(self, t: int, view) -> None:
+        """Return None: its masks are no guesses."""
+
     def remove_object(self, track: int) -> None:
         """Release all memory of a track."""
         self._objects.pop(track, None)

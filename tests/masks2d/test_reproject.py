@@ -119,7 +119,7 @@ def test_looking_back_matches_a_loop():
     labels = rng.integers(0, 5, (24, 32)).astype(np.int32)
     everything = (slice(0, 24), slice(0, 32))
     none = np.zeros((24, 32), bool)
-    reference = _Seen(first.depth, K, np.eye(4), labels, none, none)
+    reference = _Seen(first.depth, K, np.eye(4), labels, none, none, none)
     found = _look_back(second.depth, everything, second, reference, Reproject().config)
     for v in range(24):
         for u in range(32):

@@ -9,7 +9,8 @@ Pure code: it drives a `Propagator` and a mask source and knows neither network 
 *Departures* from section 4: the prompts and last masks of objects that are not visible are left to the propagator
 (memory); dormant objects are probed every `probe_stride` frames where the propagator calls them candidates, not at
 keyframes only (reprojection revives for free); a detection also competes with those admitted before it on the same
-keyframe; a propagator may ask for matched detections as further prompts (`tau_complete`); overlapping tracks are
+keyframe; a propagator may ask for matched detections as further prompts (`tau_complete`) and say which pixels it only
+assumes (`assumed`), which cover nothing and which new objects take; overlapping tracks are
 painted by the area at first sight, not by the current one, whose order changes from frame to frame; `reid="none"`
 switches off every revival, for the ablation of section 13.
 """
@@ -69,6 +70,9 @@ class Propagator(Protocol):
     def add_object(self, t: int, view: Any, track: int, mask: np.ndarray) -> None:
         """Seed `track` with a (H, W) bool mask on frame t, or prompt a known track again."""
 
+    def assumed(self, t: int, view: Any) -> np.ndarray | None:
+        """Return (H, W) bool, pixels of the masks of frame t that any detection may take; None for none."""
+
     def remove_object(self, track: int) -> None:
         """Forget a track."""
 
@@ -103,6 +107,7 @@ class TrackedFrame:
     states: dict[int, str]
     scores: dict[int, float]
     is_keyframe: bool
+    assumed: np.ndarray | None = None  # (H, W) bool, labels that a new object seen later may still take
 
     @property
     def masks(self) -> dict[int, np.ndarray]:
@@ -192,18 +197,19 @@ class _Policy:
     def step(self, t: int, view, is_keyframe: bool, earlier: Sequence[TrackedFrame]) -> TrackedFrame:
         """Run the steps of one frame; `earlier` frames receive the backward pass of new objects."""
         visible = self._propagate(t, view, is_keyframe)
+        assumed = self.propagator.assumed(t, view)
         ended = self._update_states(visible)
         if is_keyframe:
             detections = _detect(self.source, view, self.config)
             unmatched = self._match(t, view, detections, visible)
             unmatched = self._revive(t, view, unmatched, visible)
-            born = self._admit(t, view, unmatched, visible, ended)
+            born = self._admit(t, view, unmatched, visible, ended, assumed)
             self._paint_backwards(t, earlier, born)
         first_area = {track: self.objects[track].first_area for track in visible}
         labels = compose_labels(visible, view.size, _area_min(view, self.config), first_area)
         states = {track: item.state for track, item in self.objects.items()} | dict.fromkeys(ended, TERMINATED)
         scores = {track: item.score for track, item in self.objects.items()}
-        return TrackedFrame(t, view, labels, states, scores, is_keyframe)
+        return TrackedFrame(t, view, labels, states, scores, is_keyframe, assumed)
 
     def _propagate(self, t: int, view, is_keyframe: bool) -> dict[int, np.ndarray]:
         """Step 1: return the flat pixels of all visible objects."""
@@ -259,11 +265,16 @@ class _Policy:
             visible[best] = detection.pixels
         return rest
 
-    def _admit(self, t: int, view, detections: list[_Detection], visible: dict, ended: list[int]) -> list[int]:
-        """Steps 3e and 3f: make new objects of detections that the visible ones leave uncovered."""
+    def _admit(self, t: int, view, detections: list[_Detection], visible: dict, ended: list[int], assumed) -> list[int]:
+        """Steps 3e and 3f: make new objects of detections that the visible ones leave uncovered.
+
+        assumed  (H, W) bool, pixels that the visible ones only seem to cover, or None
+        """
         covered = np.zeros(view.size[0] * view.size[1], bool)
         for pixels in visible.values():
             covered[pixels] = True
+        free = np.zeros_like(covered) if assumed is None else assumed.reshape(-1).copy()
+        covered &= ~free
         born = []
         for detection in detections:
             uncovered = 1.0 - covered[detection.pixels].mean()
@@ -272,6 +283,10 @@ class _Policy:
             track, self.next_track = self.next_track, self.next_track + 1
             self.objects[track] = _Object(track, detection.score, len(detection.pixels), len(detection.pixels))
             self.propagator.add_object(t, view, track, detection.mask)
+            claimed = np.zeros_like(covered)
+            claimed[detection.pixels] = free[detection.pixels]
+            for other in visible:
+                visible[other] = visible[other][~claimed[visible[other]]]
             visible[track] = detection.pixels
             covered[detection.pixels] = True
             born.append(track)
@@ -300,7 +315,10 @@ class _Policy:
             flat = frame.labels.reshape(-1)
             for track in sorted(masks):
                 pixels = np.flatnonzero(masks[track])
-                free = pixels[flat[pixels] == 0]
+                is_free = flat[pixels] == 0
+                if frame.assumed is not None:
+                    is_free |= frame.assumed.reshape(-1)[pixels]
+                free = pixels[is_free]
                 if len(pixels) >= area_min and (len(free) >= 0.5 * len(pixels) or len(free) >= area_min):
                     flat[free] = track
                     frame.states[track], frame.scores[track] = ACTIVE, self.objects[track].score

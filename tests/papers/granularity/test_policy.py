@@ -36,6 +36,7 @@ class Script:
     def __init__(self, detections=None, masks=None, overlaps=None, backwards=None):
         self.detections, self.script = detections or {}, masks or {}
         self.overlaps, self.backwards, self.log = overlaps or {}, backwards or {}, []
+        self.guesses = {}
 
     def masks(self, view):
         self.log.append(("detect", view.t))
@@ -47,6 +48,9 @@ class Script:
 
     def add_object(self, t, view, track, mask):
         self.log.append(("add", t, track))
+
+    def assumed(self, t, view):
+        return self.guesses.get(t)
 
     def remove_object(self, track):
         self.log.append(("remove", track))
@@ -245,3 +249,15 @@ def test_a_propagator_that_asks_for_it_is_given_matched_detections():
         script.tau_complete = tau
         run(script, 2)
         assert sum(entry[0] == "add" for entry in script.log) == prompts
+
+
+def test_a_new_object_takes_what_an_older_one_was_only_assumed_to_hold():
+    table, cup = box(0, 0, 30, 30), box(12, 12, 6, 6)
+    for guess, tracks in ((None, [1]), (cup, [1, 2])):
+        script = Script({0: [table], 2: [table & ~cup, cup]}, {1: {1: table}, 2: {1: table}}, backwards={1: cup})
+        script.guesses = {1: guess, 2: guess}
+        frames = run(script, 3, PolicyConfig(stride_key=2))
+        assert list(frames[2].masks) == tracks
+        assert list(frames[1].masks) == tracks  # the backward pass takes the guesses of earlier frames too
+        if guess is not None:
+            assert np.array_equal(frames[2].masks[2], cup) and np.array_equal(frames[1].masks[2], cup)

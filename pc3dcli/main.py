@@ -16,7 +16,22 @@ from pc3dcli import __version__
 from pc3dcli.commands import demo, lift3d, track2d, view
 from pc3dcli.commands import eval as eval_command
 from pc3dcli.commands.options import Command
-from pc3dcli.errors import Pc3dError
+from pc3dcli.errors import Pc3dError, UsageError
+
+# an output that cannot be: the command line is at fault.  Inputs that cannot be read never come here as OSError.
+_NO_PLACE = frozenset(
+    {
+        errno.EACCES,
+        errno.EEXIST,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EPERM,
+        errno.EROFS,
+    }
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -149,6 +164,10 @@ def _unexpected(label: str, error: Exception, is_debug: bool) -> int:
         message = "out of memory"
     elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
         message = f"{error.filename or 'output'}: no space left on the disk; unfinished files were removed"
+    elif isinstance(error, OSError) and error.errno in _NO_PLACE:
+        problem = f"cannot write it: {error.strerror}"
+        _say(label, UsageError(problem, file=error.filename or "output", hint="name another place"), False)
+        return UsageError.exit_code
     elif isinstance(error, OSError):
         message = f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")
     else:

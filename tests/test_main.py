@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import errno
+import os
 
 import pytest
 
@@ -43,7 +44,7 @@ def test_message_names_place_and_remedy(outcome):
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory"),
         (OSError(errno.ENOSPC, "No space left on device", "x.ndjson"), "x.ndjson: no space left on the disk"),
         (OSError(errno.ENOSPC, "No space left on device"), "output: no space left on the disk"),
-        (PermissionError(errno.EACCES, "Permission denied", "x.ndjson"), "x.ndjson: Permission denied"),
+        (OSError(errno.EIO, "Input/output error", "x.ndjson"), "x.ndjson: Input/output error"),
         (OSError(errno.EFBIG, "File too large"), "File too large"),
     ],
 )
@@ -55,6 +56,12 @@ def test_unexpected_failures_are_one_line_and_a_hint(outcome, error, message):
     assert len(shown.splitlines()) == 2
     with pytest.raises(type(error)):
         outcome(error, "--debug")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENOENT])
+def test_an_output_that_cannot_be_is_a_wrong_command_line(outcome, number):
+    message = f"pc3d lift3d: x/y.ndjson: cannot write it: {os.strerror(number)}\n  hint: name another place\n"
+    assert outcome(OSError(number, os.strerror(number), "x/y.ndjson")) == (2, message)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +79,11 @@ def test_signals_are_silent(outcome, error, code):
         (["lift3d", "--merge", "nine"], "pc3d lift3d: Invalid value for '--merge'"),
         (["lift3d", "--min-views", "x"], "pc3d lift3d: Invalid value for '--min-views'"),
         (["lift3d", "--min-v", "3"], "pc3d lift3d: No such option: --min-v"),  # no abbreviations
+        (["lift3d", "--out", ""], "pc3d lift3d: an argument is empty"),
+        (["lift3d", "--out="], "pc3d lift3d: --out= has no value"),
+        (["track2d", "--depth-scale", "nan"], "pc3d track2d: Invalid value for '--depth-scale'"),
+        (["track2d", "--max-depth", "inf"], "pc3d track2d: Invalid value for '--max-depth'"),
+        (["track2d", "--seed", "-1"], "pc3d track2d: Invalid value for '--seed'"),
         (["lift3d", "--out"], "pc3d lift3d: Option '--out' requires an argument"),
     ],
 )

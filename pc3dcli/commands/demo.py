@@ -22,7 +22,7 @@ def demo(
         "pc3d-demo"
     ),
     frames: Annotated[int, typer.Option("--frames", min=8, metavar="N", help="Frames of the video.")] = 60,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Another seed is another room.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Another seed is another room.")] = 0,
     force: options.Force = False,
     debug: options.Debug = False,
 ) -> None:

@@ -147,7 +147,7 @@ def sharded(items: Iterable[_Item], shard: str | None) -> Iterable[_Item]:
     if shard is None:
         return items
     index, slash, count = shard.partition("/")
-    if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+    if not (slash and index.isdecimal() and count.isdecimal() and len(count) < 10 and 1 <= int(index) <= int(count)):
         raise UsageError(f"--shard {shard}: expected I/N with 1 <= I <= N")
     return islice(items, int(index) - 1, None, int(count))
 

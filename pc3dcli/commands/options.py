@@ -10,12 +10,20 @@ import typer
 from typer.core import TyperCommand
 
 from pc3dcli.commands.settings import read_config
+from pc3dcli.errors import UsageError
 
 ADVANCED = "Advanced"
 
 
 class Command(TyperCommand):
     """A command whose help shows the common options first and the rest under *Advanced*."""
+
+    def parse_args(self, ctx, args: list[str]) -> list[str]:
+        for text in args:  # "" as a path would be the current folder
+            if not text or (text.startswith("--") and text.endswith("=")):
+                given = f"{text} has no value" if text else "an argument is empty"
+                raise UsageError(given, hint="perhaps a shell variable is not set")
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx, formatter) -> None:
         for param in self.get_params(ctx):
@@ -50,10 +58,11 @@ Scenes = Annotated[
 ]
 Dataset = Annotated[str, advanced("--dataset", metavar="NAME", help="Layout of the scenes; auto detects it.")]
 DepthScale = Annotated[
-    float | None, advanced("--depth-scale", metavar="M", help="Metres per stored depth unit, if no file says it.")
+    float | None,
+    advanced("--depth-scale", min=1e-6, max=100, metavar="M", help="Metres per stored depth unit, if no file says it."),
 ]
 MaxDepth = Annotated[
-    float, advanced("--max-depth", min=0.1, metavar="M", help="Depth beyond M metres counts as missing.")
+    float, advanced("--max-depth", min=0.1, max=1e4, metavar="M", help="Depth beyond M metres counts as missing.")
 ]
 SkipBadPoses = Annotated[bool, advanced("--skip-bad-poses", help="Skip frames whose pose file is malformed.")]
 Out = Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="FILE.ndjson, a folder, or - for stdout.")]
@@ -61,7 +70,7 @@ Force = Annotated[bool, advanced("--force", "-f", help="Redo what exists.")]
 SkipDone = Annotated[Path | None, advanced("--skip-done", metavar="DIR", help="Skip scenes finished in DIR.")]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, metavar="N", help="Processes; output stays the same.")]
 Device = Annotated[str, advanced("--device", metavar="DEV", help="auto, cpu or cuda:0, for networks.")]
-Seed = Annotated[int, advanced("--seed", metavar="N", help="Seed of everything random.")]
+Seed = Annotated[int, advanced("--seed", min=0, metavar="N", help="Seed of everything random.")]
 Limit = Annotated[int | None, advanced("--limit", min=1, metavar="N", help="Stop after N scenes.")]
 Shard = Annotated[str | None, advanced("--shard", metavar="I/N", help="Do the I-th of N parts of the scenes.")]
 Config = Annotated[

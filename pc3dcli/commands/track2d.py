@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -129,7 +128,7 @@ def track2d(
     policy, regions, reproject, oracle, grid = found
     settings = Settings(
         masks, propagate, stride, prompts, sam_weights, sam2_weights, chunk, max_depth, depth_scale, skip_bad_poses,
-        device, seed, regions, policy, reproject, dataclasses.replace(oracle, seed=seed), grid,
+        device, seed, regions, policy, reproject, oracle, grid,
     )  # fmt: skip
     weights = _check(settings)
     program = common.program(ctx, found, weights=weights, exclude=("prompts", "sam_weights", "sam2_weights"))

@@ -23,7 +23,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from pc3dcli.errors import Pc3dError
+from pc3dcli.errors import Pc3dError, UsageError, WeightsError
 from pc3dcli.stream.provenance import Program, heads
 from pc3dcli.stream.records import dump_record
 from pc3dcli.stream.sinks import SideFiles, Sink
@@ -264,6 +264,8 @@ def _spool_scene(task: SceneTask, process: Process, context: Context, spool: Bin
         return _copy_scene(task, context, spool)
     try:
         counts = _write_scene(task, process, context, spool)
+    except (UsageError, WeightsError):  # no scene's fault
+        raise
     except Pc3dError as error:
         spool.seek(0)
         spool.truncate()

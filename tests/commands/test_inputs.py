@@ -115,7 +115,7 @@ def test_shards(shard, expected):
     assert "".join(sharded("abcde", shard)) == expected
 
 
-@pytest.mark.parametrize("shard", ["", "1", "0/2", "3/2", "a/b", "-1/2", "1/2/3", "1.0/2"])
+@pytest.mark.parametrize("shard", ["", "1", "0/2", "3/2", "a/b", "-1/2", "1/2/3", "1.0/2", "1/1" + "0" * 25])
 def test_refused_shards(shard):
     with pytest.raises(UsageError, match="expected I/N"):
         sharded("abc", shard)

@@ -134,6 +134,12 @@ def test_per_view_samples_are_scenes_of_one_frame(run, tracks, tmp_path):
     assert len(read_cloud(tmp_path / "views/room0/0.points.ply").xyz) == 96 * 128
 
 
+def test_per_view_needs_a_place(run, tracks):
+    result = run("lift3d", "--per-view", stdin=tracks)
+    message = "pc3d lift3d: --per-view needs a place for its points\n  hint: add --out views/\n"
+    assert (result.code, result.out, result.err) == (2, "", message)
+
+
 def test_snap_follows_the_superpoints(run, tracks):
     plain, snapped = run("lift3d", stdin=tracks), run("lift3d", "--snap", stdin=tracks)
     assert snapped.code == 0

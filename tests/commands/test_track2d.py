@@ -111,7 +111,7 @@ def test_settings_of_the_networks_reach_them(run, scans, tmp_path, monkeypatch):
         (["--propagate", "sam2"], "needs --sam2-weights"),
         (["--sam-weights", "x.pth"], "no use"),
         (["-D", "tau_iuo=0.4"], "did you mean tau_iou"),
-        (["-D", "tau_iou=high"], "expected float"),
+        (["-D", "tau_iou=high"], "expected a finite number"),
         (["--stirde", "2"], "--stride"),
         (["--masks", "regoins"], "regions"),
     ],

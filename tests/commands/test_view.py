@@ -200,7 +200,7 @@ def test_bad_poses_can_be_skipped(run, scans, tmp_path):
         (["--size", "160"], "WIDTHxHEIGHT"),
         (["--size", "0x9"], "WIDTHxHEIGHT"),
         (["--write", "gif"], "png and/or html"),
-        (["--write", ""], "png and/or html"),
+        (["--write", ","], "png and/or html"),
         (["--frames", "-1"], "--frames"),
         (["--max-points", "0"], "--max-points"),
     ],

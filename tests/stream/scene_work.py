@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pc3dcli.errors import FormatError, InputError
+from pc3dcli.errors import FormatError, InputError, UsageError
 from pc3dcli.stream.pipeline import Context, SceneTask
 from pc3dcli.stream.writer import atomic_file
 
@@ -49,6 +49,12 @@ def sleep_forever(task: SceneTask, context: Context) -> Iterator[dict]:
             file.write(b"x")
             time.sleep(60)
     yield {"type": "step", "scene": task.id, "step": 0, "loss": 0.0}
+
+
+def need_a_package(task: SceneTask, context: Context) -> Iterator[dict]:
+    """Raise what no scene can help."""
+    yield {"type": "step", "scene": task.id, "step": 0, "loss": 0.0}
+    raise UsageError("this needs the package x, which is not installed")
 
 
 def break_down(task: SceneTask, context: Context) -> Iterator[dict]:

@@ -317,6 +317,14 @@ def test_full_disk(work, jobs, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
+def test_what_no_scene_can_help_ends_the_run(work, jobs):
+    file = io.BytesIO()
+    with pytest.raises(UsageError, match="needs the package x"):
+        run(StreamSink(file), tasks(), work.need_a_package, jobs=jobs)
+    assert b"scene_end" not in file.getvalue()
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
 def test_bugs_are_no_failed_scenes(work, jobs):
     file = io.BytesIO()
     with pytest.raises(ZeroDivisionError):

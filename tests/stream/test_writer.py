@@ -41,9 +41,17 @@ def test_a_full_disk_leaves_no_final_name(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"), atomic_file(tmp_path / "x.ndjson") as file:
+    with pytest.raises(OSError, match="No space") as caught, atomic_file(tmp_path / "x.ndjson") as file:
         file.write(b"data")
+    assert caught.value.filename == str(tmp_path / "x.ndjson")
     assert not list(tmp_path.iterdir())
+
+
+def test_errors_name_the_file_that_was_asked_for(tmp_path):
+    (tmp_path / "x.ndjson").mkdir()
+    with pytest.raises(IsADirectoryError) as caught, atomic_file(tmp_path / "x.ndjson"):
+        pass
+    assert (caught.value.filename, caught.value.filename2) == (str(tmp_path / "x.ndjson"), None)
 
 
 def test_stale_temporaries(tmp_path, dead_pid):

@@ -49,11 +49,11 @@ class Pc3dError(Exception):
 def check_ranges(config: object, **ranges: tuple[float, float]) -> None:
     """Check fields of a config against the least and the greatest value that they may have.
 
-    raises  ValueError that names the first field outside; NaN always is
+    raises  ValueError that names the first field outside; NaN always is, None never
     """
     for name, (low, high) in ranges.items():
         value = getattr(config, name)
-        if not low <= value <= high:
+        if value is not None and not low <= value <= high:
             raise ValueError(f"{name} = {value}: expected a number from {low:g} to {high:g}")
 
 

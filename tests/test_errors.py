@@ -40,7 +40,7 @@ def test_errors_travel_between_processes():
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), float("inf")])
 def test_ranges(value):
-    assert Toy(0.0, 10) and Toy(1.0, 1)
+    assert Toy(0.0, 10) and Toy(1.0, 1) and Toy(None)
     with pytest.raises(ValueError, match="expected a number from 0 to 1$"):
         Toy(value)
     with pytest.raises(ValueError, match="count = 11: expected a number from 1 to 10"):

@@ -77,10 +77,10 @@ def track2d(
         Path | None, typer.Option("--prompts", metavar="PATH", help="Masks of another tool, for --masks files.")
     ] = None,
     sam_weights: Annotated[
-        Path | None, typer.Option("--sam-weights", metavar="FILE", help="A segment-anything checkpoint.")
+        Path | None, typer.Option("--sam-weights", dir_okay=False, metavar="FILE", help="A segment-anything checkpoint.")
     ] = None,
     sam2_weights: Annotated[
-        Path | None, typer.Option("--sam2-weights", metavar="FILE", help="A SAM 2 checkpoint.")
+        Path | None, typer.Option("--sam2-weights", dir_okay=False, metavar="FILE", help="A SAM 2 checkpoint.")
     ] = None,
     out: options.Out = "-",
     jobs: options.Jobs = 1,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pc3dcli.errors import check_ranges
 from pc3dcli.masks2d.mask2d import Mask2d
 from pc3dcli.masks2d.quality import mask_quality
 
@@ -23,6 +24,17 @@ class GridPromptsConfig:
     stability: float = 0.95  # drop masks that change more than this with the threshold
     stability_offset: float = 1.0  # logits by which that threshold is shifted
     box_nms: float = 0.7  # drop a mask whose box overlaps a better one by more than this IoU
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self,
+            points_per_side=(1, 512),
+            points_per_batch=(1, 1 << 18),
+            predicted_iou=(-100, 100),
+            stability=(0, 1),
+            stability_offset=(0, 100),
+            box_nms=(0, 1),
+        )
 
     def generator_arguments(self, predicted_iou: float) -> dict[str, float]:
         """Return what either package's generator is built with; `predicted_iou` is that package's default."""

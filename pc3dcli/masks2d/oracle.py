@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pc3dcli.errors import FormatError
+from pc3dcli.errors import FormatError, check_ranges
 from pc3dcli.formats.images import read_label_image
 from pc3dcli.formats.paths import resolve_inside
 from pc3dcli.masks2d.mask2d import Mask2d
@@ -35,6 +35,10 @@ class OracleConfig:
     p_eroded: float = 0.15  # a mask loses its border, one pixel wide
     p_dilated: float = 0.15  # a mask gains a border, one pixel wide
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        shares = ("p_whole", "p_merge", "p_nested", "p_eroded", "p_dilated")
+        check_ranges(self, **dict.fromkeys(shares, (0, 1)))
 
 
 def folder_labels(view) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from pc3dcli.errors import check_ranges
 from pc3dcli.geometry.cameras import scale_intrinsics
 from pc3dcli.geometry.normals import SurfaceFit, fit_surface
 from pc3dcli.masks2d.mask2d import Mask2d
@@ -49,6 +50,24 @@ class RegionsConfig:
     region_seen_share: float = 0.8  # masks with depth on more than this share keep only pixels with depth
     region_overlap: float = 0.9  # intersection over union above which two masks are duplicates
     region_max_masks: int = 100  # masks per frame
+
+    def __post_init__(self) -> None:
+        shares = "plane_share object_strength part_gap min_share bridge link_colour seen_share overlap"
+        check_ranges(
+            self,
+            region_max_pixels=(1000, 1e9),
+            region_spacing=(1, 1000),
+            region_noise=(1e-6, 1),
+            region_window=(1, 100),
+            region_plane_area=(0, 1e6),
+            region_plane_angle_deg=(0, 180),
+            region_max_planes=(0, 1000),
+            region_patch_crease=(0, 3.2),
+            region_speck=(0, 1e6),
+            region_link_misfit=(0, 1000),
+            region_max_masks=(0, 10_000),
+            **{f"region_{name}": (0, 1) for name in shares.split()},
+        )
 
 
 class Regions:

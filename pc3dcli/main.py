@@ -110,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads cost 16x on busy cores
     arguments = list(sys.argv[1:] if argv is None else argv)
     signal.signal(signal.SIGTERM, _terminate)
+    _occupy_closed_streams()
     code = _run(arguments)
     try:
         sys.stdout.flush()
@@ -118,15 +119,23 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code)
 
 
+def _occupy_closed_streams() -> None:
+    """Keep the numbers of closed standard streams from files of ours, which stray output would damage.
+
+    Writing to a closed stdout stays an error; what goes to a closed stderr is lost.  A closed stdin stays None.
+    """
+    for number, name, flags in ((0, "stdin", os.O_WRONLY), (1, "stdout", os.O_RDONLY), (2, "stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None and os.open(os.devnull, flags) == number and number:
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8"))
+
+
 def _run(arguments: list[str]) -> int:
     name = next((a for a in arguments if not a.startswith("-")), "")
     label = f"pc3d {name}" if name in {c.name for c in app.registered_commands} else "pc3d"
     try:
-        _invoke(arguments)
+        code = _invoke(arguments)
         sys.stdout.flush()
-        return 0
-    except typer.Exit as leaving:
-        return leaving.exit_code
+        return code
     except Pc3dError as error:
         _say(label, error, "--debug" in arguments)
         return error.exit_code
@@ -141,11 +150,15 @@ def _run(arguments: list[str]) -> int:
         return _unexpected(label, error, "--debug" in arguments)
 
 
-def _invoke(arguments: list[str]) -> None:
+def _invoke(arguments: list[str]) -> int:
     """Run the command; its own `main` is not used, because it answers broken pipes and Ctrl-C in other ways."""
     command = typer.main.get_command(app)
-    with command.make_context("pc3d", arguments) as ctx:
-        command.invoke(ctx)
+    try:
+        with command.make_context("pc3d", arguments) as ctx:
+            command.invoke(ctx)
+    except typer.Exit as leaving:
+        return leaving.exit_code
+    return 0
 
 
 def _unexpected(label: str, error: Exception, is_debug: bool) -> int:
@@ -164,6 +177,9 @@ def _unexpected(label: str, error: Exception, is_debug: bool) -> int:
         message = "out of memory"
     elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
         message = f"{error.filename or 'output'}: no space left on the disk; unfinished files were removed"
+    elif isinstance(error, OSError) and error.errno == errno.EBADF:
+        _say(label, UsageError("standard input or output is closed", hint="name files, or --out"), False)
+        return UsageError.exit_code
     elif isinstance(error, OSError) and error.errno in _NO_PLACE:
         problem = f"cannot write it: {error.strerror}"
         _say(label, UsageError(problem, file=error.filename or "output", hint="name another place"), False)

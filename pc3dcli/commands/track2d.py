@@ -77,7 +77,8 @@ def track2d(
         Path | None, typer.Option("--prompts", metavar="PATH", help="Masks of another tool, for --masks files.")
     ] = None,
     sam_weights: Annotated[
-        Path | None, typer.Option("--sam-weights", dir_okay=False, metavar="FILE", help="A segment-anything checkpoint.")
+        Path | None,
+        typer.Option("--sam-weights", dir_okay=False, metavar="FILE", help="A segment-anything checkpoint."),
     ] = None,
     sam2_weights: Annotated[
         Path | None, typer.Option("--sam2-weights", dir_okay=False, metavar="FILE", help="A SAM 2 checkpoint.")

@@ -21,7 +21,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of everything it makes.")] = Path(
         "pc3d-demo"
     ),
-    frames: Annotated[int, typer.Option("--frames", min=8, metavar="N", help="Frames of the video.")] = 60,
+    frames: Annotated[int, typer.Option("--frames", min=8, metavar="N", help="Frames of the video.")] = 40,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Another seed is another room.")] = 0,
     force: options.Force = False,
     debug: options.Debug = False,
@@ -62,7 +62,7 @@ def _render(folder: Path, frames: int, seed: int, force: bool) -> None:
     done.unlink(missing_ok=True)
     rng = np.random.default_rng(seed)
     room = make_room(RoomConfig(textures=True, sensor_noise=True, missing_depth=True), rng)
-    capture = CaptureConfig(num_frames=frames, size=(240, 320), turns=1.0)
+    capture = CaptureConfig(num_frames=frames, size=(480, 640), turns=1.0)
     print(f"rendering a room with {len(room.objects)} objects, {frames} frames", file=sys.stderr)
     write_room(room, folder, capture, rng)
     with atomic_file(done) as file:

@@ -11,6 +11,7 @@ import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real recordings beside the checkout; tests skip where it is missing."""

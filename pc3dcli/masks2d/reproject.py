@@ -37,6 +37,7 @@ class ReprojectConfig:
     flying: float = 0.1  # metres of depth range in 3 x 3 pixels from which none of them votes, spec section 5
     fill_share: float = 0.015  # of the image width, how far labels reach into missing depth
     rim: int = 4  # pixels along a seed's border that must agree in depth with its inside
+    tau_complete: float = 0.5  # IoU from which a matched detection completes its track: a leg, a new side
     min_seen: int = 20  # voxels of a dormant track that a frame must see before a detection can revive it
 
 
@@ -63,11 +64,10 @@ class _Seen:
 class Reproject:
     """A propagator (papers/granularity/policy.py) over views with `depth`, `K`, `world_from_cam` of one grid."""
 
-    tau_complete = 0.5  # ours; a track is completed by the detections that matched it
-
     def __init__(self, config: ReprojectConfig = ReprojectConfig()) -> None:
         """Start a scene."""
         self.config = config
+        self.tau_complete = config.tau_complete
         self.map = VoxelMap(config.voxel)
         self._now: _Seen | None = None
         self._t: int | None = None

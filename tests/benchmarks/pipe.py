@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run `pc3d track2d SCANS | pc3d lift3d --out OUT/labels` and print wall and CPU seconds and peak memory of both stages.
+"""Run `pc3d track2d SCANS | pc3d lift3d --out OUT/labels`; print wall and CPU seconds and peak memory of both.
 
-    python tests/benchmarks/pipe.py ../shared/data/rgbd_redkitchen --out /tmp/redkitchen [--track ...] [--lift ...]
+python tests/benchmarks/pipe.py ../shared/data/rgbd_redkitchen --out /tmp/redkitchen [--track ...] [--lift ...]
 """
 
 from __future__ import annotations

@@ -27,8 +27,10 @@ def main() -> None:
         start = process_time()
         counts.append(len(source.masks(view)))
         seconds.append(process_time() - start)
-    print(f"{len(seconds)} frames: median {np.median(seconds):.3f}, mean {np.mean(seconds):.3f}, "
-          f"worst {max(seconds):.3f} CPU seconds a frame; {np.mean(counts):.0f} masks a frame")
+    print(
+        f"{len(seconds)} frames: median {np.median(seconds):.3f}, mean {np.mean(seconds):.3f}, "
+        f"worst {max(seconds):.3f} CPU seconds a frame; {np.mean(counts):.0f} masks a frame"
+    )
 
 
 if __name__ == "__main__":

@@ -39,8 +39,15 @@ def _view(path: Path, suffix: str, K: np.ndarray, scale: float, objects: np.ndar
     bgr = cv2.imread(str(path.with_name(f"{stem}.color.jpg")))
     raw = cv2.imread(str(path.with_name(f"{stem}.depth.png")), cv2.IMREAD_UNCHANGED)
     depth = np.where(raw == 65535, 0, raw).astype(np.float32) * np.float32(scale)
-    return SimpleNamespace(frame=stem, rgb=np.ascontiguousarray(bgr[..., ::-1]), depth=depth, K=K, size=depth.shape,
-                           world_from_cam=np.eye(4), objects=objects)
+    return SimpleNamespace(
+        frame=stem,
+        rgb=np.ascontiguousarray(bgr[..., ::-1]),
+        depth=depth,
+        K=K,
+        size=depth.shape,
+        world_from_cam=np.eye(4),
+        objects=objects,
+    )
 
 
 def keep_larger(masks: list[np.ndarray], contained: float = 0.8) -> list[np.ndarray]:
@@ -82,11 +89,15 @@ def _print_table(name: str, found: dict[str, np.ndarray]) -> None:
         cells = [f"{name:9s} {half:10s} {chosen.sum():4d} objects"]
         for which in ("all", "kept"):
             overlaps = found[which][chosen]
-            cells.append(f"{which}: mean {overlaps.mean():.3f} recall@.5 {(overlaps >= 0.5).mean():.3f} "
-                         f"recall@.75 {(overlaps >= 0.75).mean():.3f}")
+            cells.append(
+                f"{which}: mean {overlaps.mean():.3f} recall@.5 {(overlaps >= 0.5).mean():.3f} "
+                f"recall@.75 {(overlaps >= 0.75).mean():.3f}"
+            )
         print(" | ".join(cells))
-    print(f"{name:9s} masks a frame {found['count'].mean():.1f}, kept {found['count_kept'].mean():.1f}; "
-          f"CPU seconds a frame median {np.median(found['seconds']):.2f}, worst {found['seconds'].max():.2f}")
+    print(
+        f"{name:9s} masks a frame {found['count'].mean():.1f}, kept {found['count_kept'].mean():.1f}; "
+        f"CPU seconds a frame median {np.median(found['seconds']):.2f}, worst {found['seconds'].max():.2f}"
+    )
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pc3dcli.geometry.cameras import MIN_DEPTH
+from pc3dcli.geometry.cameras import DEPTH_GAP_RATIO, MIN_DEPTH
 from pc3dcli.geometry.fusion import drop_flying_pixels
 
 BLOCK = 0.75  # metres; points are culled against the view in blocks of this size, ours
@@ -54,7 +54,9 @@ class PointBlocks:
         inside = np.flatnonzero((z > MIN_DEPTH) & (u >= 0) & (u < W) & (v >= 0) & (v < H))
         pixel = v[inside].astype(np.int32) * W + u[inside].astype(np.int32)
         measured, z = depth.reshape(-1)[pixel], z[inside]
-        limit = np.maximum(np.float32(max_gap), np.float32(0.025) * z) + np.float32(1e-6)  # rounding of float32
+        limit = np.maximum(np.float32(max_gap), np.float32(DEPTH_GAP_RATIO) * z) + np.float32(
+            1e-6
+        )  # rounding of float32
         seen = np.flatnonzero((measured > 0) & (np.abs(measured - z) <= limit))
         return self._order[part][inside[seen]], pixel[seen]
 

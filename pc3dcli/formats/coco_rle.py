@@ -27,7 +27,7 @@ def decode_mask(rle: dict) -> np.ndarray:
     raises  FormatError when the counts are malformed or do not sum to h * w
     """
     height, width = _check_size(rle)
-    counts = _checked_counts(rle, height * width)
+    counts, _ = _checked_runs(rle, height * width)
     return coco.decode({"size": [height, width], "counts": counts}).view(bool)
 
 
@@ -38,14 +38,32 @@ def paint_labels(masks: Sequence[tuple[int, dict]], size: tuple[int, int]) -> np
     returns  (H, W) int32, -1 where no mask is
     raises   FormatError for a malformed mask or one of another size
     """
-    coded = []
-    for _, rle in masks:
+    total = size[0] * size[1]
+    edges, values = [], []
+    for number, rle in masks:
         if _check_size(rle) != tuple(size):
             raise FormatError(f"mask is {rle['size'][1]} x {rle['size'][0]}, expected {size[1]} x {size[0]}")
-        coded.append({"size": list(size), "counts": _checked_counts(rle, size[0] * size[1])})
+        bounds = np.cumsum(_checked_runs(rle, total)[1])
+        bounds = bounds[: len(bounds) // 2 * 2]  # where the runs of ones start and end, in turn
+        edges.append(bounds)
+        values.append(np.tile([number + 1, -number - 1], len(bounds) // 2))
+    if not edges:
+        return np.full(size, -1, np.int32)
+    edges, values = np.concatenate(edges), np.concatenate(values)
+    cover = np.zeros(total + 1, np.int32)
+    np.add.at(cover, edges, np.sign(values).astype(np.int32))
+    if np.cumsum(cover, out=cover).max() > 1:
+        return _paint_overlapping(masks, size)
+    labels = np.zeros(total + 1, np.int32)
+    np.add.at(labels, edges, values.astype(np.int32))
+    np.cumsum(labels, out=labels)
+    return np.ascontiguousarray(labels[:total].reshape(size, order="F")) - np.int32(1)
+
+
+def _paint_overlapping(masks: Sequence[tuple[int, dict]], size: tuple[int, int]) -> np.ndarray:
+    coded = [{"size": list(size), "counts": rle["counts"].encode("ascii")} for _, rle in masks]
     labels = np.full(size, -1, np.int32, order="F")  # the order of the runs
-    areas = coco.area(coded) if coded else []
-    for index in np.argsort(-np.asarray(areas, np.int64), kind="stable"):
+    for index in np.argsort(-np.asarray(coco.area(coded), np.int64), kind="stable"):
         np.copyto(labels, np.int32(masks[index][0]), where=coco.decode(coded[index]).view(bool))
     return np.ascontiguousarray(labels)
 
@@ -76,8 +94,8 @@ def _check_size(rle: dict) -> tuple[int, int]:
     return size[0], size[1]
 
 
-def _checked_counts(rle: dict, total: int) -> bytes:
-    """Return the counts once the runs, decoded as pycocotools does, are non-negative and sum to `total`."""
+def _checked_runs(rle: dict, total: int) -> tuple[bytes, np.ndarray]:
+    """Return the counts and the lengths of their runs, zeros first, which are non-negative and sum to `total`."""
     counts = rle.get("counts")
     if not isinstance(counts, str):
         raise FormatError(f"rle counts are {type(counts).__name__}, expected compressed text")
@@ -90,20 +108,21 @@ def _checked_counts(rle: dict, total: int) -> bytes:
         raise FormatError("rle counts hold characters outside COCO's alphabet")
     if codes.size and codes[-1] & 32:
         raise FormatError("rle counts end inside a number")
-    if _runs(codes) != total:
+    runs = _runs(codes)
+    if runs is None or runs.sum() != total:
         raise FormatError(f"rle runs do not sum to {total} pixels")
-    return text
+    return text, runs
 
 
-def _runs(codes: np.ndarray) -> int:
-    """Sum the runs of 6-bit groups (5 bits of value, low first, one to continue), or -1 when one is negative."""
+def _runs(codes: np.ndarray) -> np.ndarray | None:
+    """Decode 6-bit groups (5 bits of value, low first, one to continue); None when a run is negative or too long."""
     ends = np.flatnonzero((codes & 32) == 0)
     if ends.size == 0:
-        return 0
+        return np.zeros(0, np.int64)
     starts = np.concatenate(([0], ends[:-1] + 1))
     place = np.arange(codes.size) - np.repeat(starts, ends - starts + 1)
     if place.max() > 6:
-        return -1
+        return None
     values = np.add.reduceat((codes & 31) << (5 * place), starts)
     negative = (codes[ends] & 16) != 0
     values = values - (negative.astype(np.int64) << (5 * (ends - starts + 1)))
@@ -112,4 +131,4 @@ def _runs(codes: np.ndarray) -> int:
     runs[1::2] = np.cumsum(values[1::2])
     if runs.size > 2:
         runs[2::2] = np.cumsum(values[2::2])
-    return -1 if runs.min() < 0 else int(runs.sum())
+    return None if runs.min() < 0 else runs

@@ -173,3 +173,20 @@ def test_paint_labels_of_nothing_and_of_another_size():
         paint_labels([(0, encode_mask(np.ones((2, 3), bool)))], (3, 2))
     with pytest.raises(FormatError, match="do not sum"):
         paint_labels([(0, {"size": [2, 3], "counts": "07"})], (2, 3))
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_painted_labels_match_painting_mask_by_mask(overlap):
+    rng = np.random.default_rng(3)
+    for _ in range(100):
+        size = tuple(int(n) for n in rng.integers(1, 20, 2))
+        if overlap:
+            masks = [(k, rng.random(size) < rng.random()) for k in range(rng.integers(0, 5))]
+        else:
+            image = rng.integers(-1, 4, size)
+            masks = [(k, image == k) for k in range(4)]
+        expected = np.full(size, -1)
+        for number, mask in sorted(masks, key=lambda item: -item[1].sum()):
+            expected[mask] = number
+        painted = paint_labels([(number, encode_mask(mask)) for number, mask in masks], size)
+        assert painted.dtype == np.int32 and np.array_equal(painted, expected)

@@ -110,6 +110,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads cost 16x on busy cores
     arguments = list(sys.argv[1:] if argv is None else argv)
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as __main__.py left it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     _occupy_closed_streams()
     code = _run(arguments)
     try:

@@ -224,13 +224,13 @@ def _is_done(mark: Path, made: dict) -> bool:
     from pc3dcli.errors import UsageError
     from pc3dcli.stream.provenance import first_difference
 
+    if not mark.is_file():
+        return False
     try:
         old = json.loads(mark.read_text(encoding="utf-8"))
         if old["id"] == made["id"]:
             return True
         difference = first_difference(made, old)
-    except FileNotFoundError:
-        return False
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         difference = "but its marker cannot be read"
     raise UsageError(

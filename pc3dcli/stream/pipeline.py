@@ -27,6 +27,7 @@ from pc3dcli.errors import Pc3dError, UsageError, WeightsError
 from pc3dcli.stream.provenance import Program, heads
 from pc3dcli.stream.records import dump_record
 from pc3dcli.stream.sinks import SideFiles, Sink
+from pc3dcli.stream.writer import SPOOL_PREFIX
 from pc3dcli.stream.spool import SPOOL_BYTES
 
 
@@ -352,7 +353,7 @@ def _spool_folder(parent: Path | None) -> Iterator[Path]:
     """Make a folder for the spools of worker processes; a later run removes that of a killed one."""
     if parent is not None:
         parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".pc3d-", suffix=f".{os.getpid()}.tmp", dir=parent) as name:
+    with tempfile.TemporaryDirectory(prefix=SPOOL_PREFIX, suffix=f".{os.getpid()}.tmp", dir=parent) as name:
         yield Path(name)
 
 

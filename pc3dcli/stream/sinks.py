@@ -10,6 +10,7 @@ from __future__ import annotations
 import glob
 import json
 import shutil
+import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from pc3dcli.errors import FormatError, InputError, UsageError
 from pc3dcli.stream.provenance import first_difference
 from pc3dcli.stream.reader import read_lines
 from pc3dcli.stream.records import dump_record, header
-from pc3dcli.stream.writer import atomic_file, remove_stale_temporaries
+from pc3dcli.stream.writer import SPOOL_PATTERN, atomic_file, remove_stale_temporaries
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class StreamSink:
 
     def prepare(self) -> None:
         """Remove what killed runs left; before this one has temporaries."""
+        remove_stale_temporaries(Path(tempfile.gettempdir()), SPOOL_PATTERN)
 
     def side_files(self, scene: str) -> SideFiles | None:
         return None
@@ -94,13 +96,16 @@ class FileSink(StreamSink):
     """One stream file.  A complete one of the same program that holds every scene is left as it is."""
 
     def __init__(self, path: Path, *, force: bool) -> None:
+        if path.exists() and not path.is_file():
+            raise UsageError("is no regular file", file=path, hint=f"pass --out - and redirect it: > {path}")
         self.path = path
         self.spool_folder = path.parent
         self._stack = ExitStack()
         self._old = None if force or not path.exists() else _scan(path)
 
     def prepare(self) -> None:
-        # the folder may be anyone's: only names that this file's writer makes
+        # the folder may be anyone's: only names that writers of ours make
+        remove_stale_temporaries(self.path.parent, SPOOL_PATTERN)
         remove_stale_temporaries(self.path.parent, f".{glob.escape(self.path.name)}.*.tmp")
         remove_stale_temporaries(self.path.parent / f"{self.path.name}.files")
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+SPOOL_PREFIX, SPOOL_PATTERN = ".pc3d-", ".pc3d-*.tmp"  # folders of unfinished scenes, <prefix><random>.<pid>.tmp
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
 
 
@@ -33,7 +34,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             error.filename, error.filename2 = str(path), None
         raise
     finally:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # gone, or what went wrong forbids this too
             temporary.unlink()
 
 

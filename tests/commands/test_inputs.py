@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import io
 import json
+import os
 
 import pytest
 
@@ -34,6 +35,8 @@ def test_what_is_a_stream(tmp_path):
     assert is_stream("-")
     assert is_stream("x.ndjson")
     assert not is_stream("scan.ply")
+    os.mkfifo(tmp_path / "63")
+    assert is_stream(str(tmp_path / "63"))  # as <(pc3d track2d scans/) gives
 
 
 def test_files_and_folders_in_order(tmp_path):

@@ -109,3 +109,11 @@ def test_dry_run_may_be_read_on_a_terminal(environment, scans, tmp_path):
     code, shown = on_terminal(environment, tmp_path, "track2d", str(scans), "--dry-run")
     assert code == 0
     assert shown.split()[::3] == ["a", "b", "c"]
+
+
+def test_ctrl_c_while_modules_load_is_silent(environment, tmp_path):
+    # the current folder comes first where modules are looked for
+    (tmp_path / "typer.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
+    process = start(environment, tmp_path, "track2d", "scans/")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (-signal.SIGINT, "", "")  # 130 for the shell

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import io
 import json
+import os
 import subprocess
+import tempfile
 from dataclasses import replace
 
 import pytest
@@ -112,9 +114,31 @@ def test_file_removes_what_its_killed_writer_left_and_nothing_else(tmp_path):
     theirs = [tmp_path / "mine" / f".doc.{process.pid}.tmp", tmp_path / f".doc.{process.pid}.tmp"]
     for file in (*ours, *theirs):
         file.touch()
+    spool = tmp_path / f".pc3d-abc.{process.pid}.tmp"
+    spool.mkdir()
+    (spool / "tmpx").touch()
     FileSink(tmp_path / "x.ndjson", force=False).prepare()
-    assert not any(file.exists() for file in ours)
+    assert not any(file.exists() for file in (*ours, spool))
     assert all(file.exists() for file in theirs)
+
+
+def test_stream_removes_what_a_killed_run_left_among_temporary_files(tmp_path, monkeypatch):
+    process = subprocess.Popen(["true"])
+    process.wait()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / f".pc3d-abc.{process.pid}.tmp").mkdir()
+    (tmp_path / f".pc3d-abc.{os.getppid()}.tmp").mkdir()
+    StreamSink(io.BytesIO()).prepare()
+    assert [path.name for path in tmp_path.iterdir()] == [f".pc3d-abc.{os.getppid()}.tmp"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_file_does_not_take_what_is_no_file(tmp_path, force):
+    (tmp_path / "x.ndjson").mkdir()
+    os.mkfifo(tmp_path / "y.ndjson")
+    for name in ("x.ndjson", "y.ndjson"):
+        with pytest.raises(UsageError, match="is no regular file"):
+            FileSink(tmp_path / name, force=force)
 
 
 def test_file_names_side_files(tmp_path):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +53,15 @@ def test_errors_name_the_file_that_was_asked_for(tmp_path):
     with pytest.raises(IsADirectoryError) as caught, atomic_file(tmp_path / "x.ndjson"):
         pass
     assert (caught.value.filename, caught.value.filename2) == (str(tmp_path / "x.ndjson"), None)
+
+
+def test_a_temporary_that_cannot_be_removed_does_not_hide_what_went_wrong(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(ValueError, match="first"), atomic_file(tmp_path / "x.ndjson"):
+        raise ValueError("first")
 
 
 def test_stale_temporaries(tmp_path, dead_pid):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """COCO compressed run lengths for image masks ([h, w], column-major) and for point masks ([N, 1], file order).
 
-pycocotools does the coding.  It trusts its input (a run that is too long writes past the image), so every
-mask that comes from outside is checked here first.
+pycocotools does the encoding.  Its decoder trusts its input (a run that is too long writes past the image), so what
+comes from outside is decoded here, which checks it on the way.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ def decode_mask(rle: dict) -> np.ndarray:
     raises  FormatError when the counts are malformed or do not sum to h * w
     """
     height, width = _check_size(rle)
-    counts, _ = _checked_runs(rle, height * width)
-    return coco.decode({"size": [height, width], "counts": counts}).view(bool)
+    runs = _checked_runs(rle, height * width)
+    is_inside = np.arange(len(runs)) % 2 == 1
+    return np.repeat(is_inside, runs).reshape((height, width), order="F")
 
 
 def paint_labels(masks: Sequence[tuple[int, dict]], size: tuple[int, int]) -> np.ndarray:
@@ -43,7 +44,7 @@ def paint_labels(masks: Sequence[tuple[int, dict]], size: tuple[int, int]) -> np
     for number, rle in masks:
         if _check_size(rle) != tuple(size):
             raise FormatError(f"mask is {rle['size'][1]} x {rle['size'][0]}, expected {size[1]} x {size[0]}")
-        bounds = np.cumsum(_checked_runs(rle, total)[1])
+        bounds = np.cumsum(_checked_runs(rle, total))
         bounds = bounds[: len(bounds) // 2 * 2]  # where the runs of ones start and end, in turn
         edges.append(bounds)
         values.append(np.tile([number + 1, -number - 1], len(bounds) // 2))
@@ -61,10 +62,10 @@ def paint_labels(masks: Sequence[tuple[int, dict]], size: tuple[int, int]) -> np
 
 
 def _paint_overlapping(masks: Sequence[tuple[int, dict]], size: tuple[int, int]) -> np.ndarray:
-    coded = [{"size": list(size), "counts": rle["counts"].encode("ascii")} for _, rle in masks]
+    decoded = [decode_mask(rle) for _, rle in masks]
     labels = np.full(size, -1, np.int32, order="F")  # the order of the runs
-    for index in np.argsort(-np.asarray(coco.area(coded), np.int64), kind="stable"):
-        np.copyto(labels, np.int32(masks[index][0]), where=coco.decode(coded[index]).view(bool))
+    for index in np.argsort([-mask.sum() for mask in decoded], kind="stable"):
+        np.copyto(labels, np.int32(masks[index][0]), where=decoded[index])
     return np.ascontiguousarray(labels)
 
 
@@ -94,14 +95,13 @@ def _check_size(rle: dict) -> tuple[int, int]:
     return size[0], size[1]
 
 
-def _checked_runs(rle: dict, total: int) -> tuple[bytes, np.ndarray]:
-    """Return the counts and the lengths of their runs, zeros first, which are non-negative and sum to `total`."""
+def _checked_runs(rle: dict, total: int) -> np.ndarray:
+    """Return the lengths of the runs, zeros first, once they are non-negative and sum to `total`."""
     counts = rle.get("counts")
     if not isinstance(counts, str):
         raise FormatError(f"rle counts are {type(counts).__name__}, expected compressed text")
     try:
-        text = counts.encode("ascii")
-        codes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
+        codes = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
     except UnicodeEncodeError:
         raise FormatError("rle counts hold characters outside COCO's alphabet") from None
     if codes.size and (codes.min() < 0 or codes.max() > 63):
@@ -111,7 +111,7 @@ def _checked_runs(rle: dict, total: int) -> tuple[bytes, np.ndarray]:
     runs = _runs(codes)
     if runs is None or runs.sum() != total:
         raise FormatError(f"rle runs do not sum to {total} pixels")
-    return text, runs
+    return runs
 
 
 def _runs(codes: np.ndarray) -> np.ndarray | None:

@@ -43,7 +43,7 @@ def expand_names(ctx: typer.Context, names: list[str] | None, examples: str) -> 
 
 
 def is_stream(name: str) -> bool:
-    """Tell whether an input is a record stream: standard input or a pipe, a stream file, the --out folder of a command."""
+    """Tell whether an input is a record stream: stdin or a pipe, a stream file, the --out folder of a command."""
     path = Path(name)
     return name == "-" or path.suffix == ".ndjson" or path.is_fifo() or (path / "run.json").is_file()
 

@@ -27,8 +27,8 @@ from pc3dcli.errors import Pc3dError, UsageError, WeightsError
 from pc3dcli.stream.provenance import Program, heads
 from pc3dcli.stream.records import dump_record
 from pc3dcli.stream.sinks import SideFiles, Sink
-from pc3dcli.stream.writer import SPOOL_PREFIX
 from pc3dcli.stream.spool import SPOOL_BYTES
+from pc3dcli.stream.writer import SPOOL_PREFIX
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def test_defaults_are_the_published_ones():
 
 @needs_package
 @pytest.mark.parametrize(
-    "setting", [{"points_per_side": 2}, {"predicted_iou": 5.0}, {"stability": 1.1}, {"box_nms": 0.01}]
+    "setting", [{"points_per_side": 2}, {"predicted_iou": 5.0}, {"stability": 1.0}, {"box_nms": 0.01}]
 )
 def test_every_setting_matters(setting):
     view, model = some_view(), tiny_sam2(video=False)

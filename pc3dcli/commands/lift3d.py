@@ -218,12 +218,17 @@ def lift_scene(task: SceneTask, context: Context) -> Iterator[dict]:
 
     from pc3dcli.commands.lift_output import Labels, instance_record, write_files
     from pc3dcli.errors import InputError
+    from pc3dcli.geometry.voxels import voxel_reach
     from pc3dcli.papers.granularity.lift import Lifter
 
     settings, records = task.payload
     root = Path(task.scene["root"])
     scene, cloud = _points(task.scene, settings, records, context)
-    known = np.flatnonzero(np.isfinite(cloud.xyz).all(axis=1))
+    lift = settings.lift
+    reach = voxel_reach(min(lift.unit, lift.merge_voxel, lift.cluster_eps / 2))
+    known = np.flatnonzero((np.abs(cloud.xyz) < reach).all(axis=1))  # false for NaN
+    if not len(known):
+        raise InputError(f"no point of its cloud lies within {reach:.0f} m of the origin", file=root)
     lifter = Lifter(cloud.xyz[known], settings.lift)
     done = 0
     for done, frame in enumerate(_frames(records), 1):
@@ -312,18 +317,20 @@ def _points(scene: dict, settings: Settings, records: Iterable[dict], context: C
         return scene | {"num_points": len(cloud.xyz), "xyz_sha256": found}, cloud
     if context.side is None:
         raise InputError("scene has no cloud, and points fused from depth need a place", hint="add --out labels/")
-    views = (_view(frame.record, root, settings) for frame in _frames(records))
+    views = (_view(frame.record, root, settings, is_fused=True) for frame in _frames(records))
     cloud = Cloud(*fuse_points(((v.rgb, v.depth, v.K, v.world_from_cam) for v in views), settings.lift.voxel))
     if not len(cloud.xyz):
         raise InputError("its depth images hold no point within reach", file=root, hint="see --max-depth")
     return write_points(scene, cloud, context), cloud
 
 
-def _view(record: dict, root: Path, settings: Settings) -> RgbdFrame:
-    from pc3dcli.datasets.scene import RgbdFrame, frame_from_record
+def _view(record: dict, root: Path, settings: Settings, *, is_fused: bool = False) -> RgbdFrame:
+    from pc3dcli.datasets.scene import RgbdFrame, check_reach, frame_from_record
     from pc3dcli.errors import InputError
 
     view = RgbdFrame(root, frame_from_record(record), max_depth=settings.max_depth)
+    if is_fused:
+        check_reach(view.frame, settings.max_depth, settings.lift.voxel)
     if view.depth is None:
         raise InputError(f"frame {record['frame']} has no depth, which lifting needs", file=root)
     return view

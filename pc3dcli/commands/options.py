@@ -62,7 +62,7 @@ DepthScale = Annotated[
     advanced("--depth-scale", min=1e-6, max=100, metavar="M", help="Metres per stored depth unit, if no file says it."),
 ]
 MaxDepth = Annotated[
-    float, advanced("--max-depth", min=0.1, max=1e4, metavar="M", help="Depth beyond M metres counts as missing.")
+    float, advanced("--max-depth", min=0.1, max=400, metavar="M", help="Depth beyond M metres counts as missing.")
 ]
 SkipBadPoses = Annotated[bool, advanced("--skip-bad-poses", help="Skip frames whose pose file is malformed.")]
 Out = Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="FILE.ndjson, a folder, or - for stdout.")]

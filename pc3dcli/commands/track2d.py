@@ -206,9 +206,9 @@ def track_scene(task: SceneTask, context: Context) -> Iterator[dict]:
 def _open(task: SceneTask, settings: Settings, source: Any) -> Scene:
     """Open a scan, or rebuild it from the frame records of a stream.
 
-    raises  InputError for a scene without frames
+    raises  InputError for a scene without frames, or one that is too far from the origin
     """
-    from pc3dcli.datasets.scene import Scene, frame_from_record
+    from pc3dcli.datasets.scene import Scene, check_reach, frame_from_record
     from pc3dcli.errors import InputError
 
     if isinstance(source, list):
@@ -220,6 +220,9 @@ def _open(task: SceneTask, settings: Settings, source: Any) -> Scene:
     if not scene.frames:
         reasons = "; ".join(f"{frame}: {reason}" for frame, reason in scene.skipped[:3])
         raise InputError(f"scene has no usable frame{f' ({reasons})' if reasons else ''}", file=scene.root)
+    if settings.propagate == "reproject":
+        for frame in scene.frames:
+            check_reach(frame, settings.max_depth, settings.reproject.voxel)
     return scene
 
 

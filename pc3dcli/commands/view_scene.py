@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pc3dcli.stream.reader import Line
 
 MAX_COORDINATE = 1e9  # metres; ours
+MAX_DISTANCE = 1e4  # metres from the middle of the scene; what strays further is not drawn.  Ours
 MAX_INSTANCES = 65_000  # labels are 16 bits in the page
 FUSED_FRAMES = 80  # at most, evenly spaced; ours
 FUSED_VOXEL = (0.004, 0.02)  # metres, least and greatest edge; ours
@@ -162,9 +163,9 @@ def shown_cloud(content: SceneContent, max_points: int) -> ShownCloud | None:
     if cloud is None:
         return None
     xyz = cloud.xyz
-    chosen = np.flatnonzero((np.abs(xyz) < MAX_COORDINATE).all(1))  # false for NaN
+    chosen = _drawable(xyz)
     if len(chosen) == 0:
-        raise FormatError(f"scene {content.record['scene']} has no point with finite coordinates")
+        raise FormatError(f"scene {content.record['scene']} has no points with finite coordinates near each other")
     if len(content.instances) > MAX_INSTANCES:
         raise FormatError(f"{len(content.instances)} instances, at most {MAX_INSTANCES} can be shown")
     if len(chosen) > max_points:
@@ -175,6 +176,17 @@ def shown_cloud(content: SceneContent, max_points: int) -> ShownCloud | None:
         instances = _numbered(cloud.extra["instance_id"], chosen)
     rgb = None if cloud.rgb is None else cloud.rgb[chosen]
     return ShownCloud(xyz[chosen], rgb, _scanner_normals(cloud, chosen), len(xyz), tuple(instances))
+
+
+def _drawable(xyz: np.ndarray) -> np.ndarray:
+    """Return the indices of the points that are finite and within `MAX_DISTANCE` of the middle."""
+    import numpy as np
+
+    finite = np.flatnonzero((np.abs(xyz) < MAX_COORDINATE).all(1))  # false for NaN
+    if len(finite) == 0:
+        return finite
+    middle = np.median(xyz[finite[:: max(1, len(finite) // 20_000)]], axis=0)
+    return finite[(np.abs(xyz[finite] - middle) < MAX_DISTANCE).all(1)]
 
 
 def _scanner_normals(cloud: Cloud, chosen: np.ndarray) -> np.ndarray | None:
@@ -213,6 +225,7 @@ def _read_points(content: SceneContent) -> Cloud | None:
 
 def _fused(content: SceneContent) -> Cloud | None:
     """Return a cloud fused from evenly spaced frames, None without depth."""
+    from pc3dcli.datasets.scene import MAX_DEPTH, check_reach
     from pc3dcli.formats.cloud import Cloud
     from pc3dcli.geometry.fusion import fuse_points
 
@@ -221,8 +234,11 @@ def _fused(content: SceneContent) -> Cloud | None:
         return None
     chosen = [frames[index] for index in spread(len(frames), FUSED_FRAMES)]
     root = Path(content.record["root"])
+    voxel = _voxel(root, chosen)
+    for frame in chosen:
+        check_reach(frame, MAX_DEPTH, voxel)
     # what only one of many frames saw is mostly noise
-    return Cloud(*fuse_points(_views(root, chosen), _voxel(root, chosen), min_frames=2 if len(chosen) > 10 else 1))
+    return Cloud(*fuse_points(_views(root, chosen), voxel, min_frames=2 if len(chosen) > 10 else 1))
 
 
 def _voxel(root: Path, frames: list[Frame]) -> float:
@@ -264,7 +280,7 @@ def _numbered(ids: np.ndarray, chosen: np.ndarray) -> Iterator[ShownInstance]:
     """Yield the instances of a cloud that has an instance id per point, negative for none."""
     import numpy as np
 
-    ids = ids.astype(np.int64)
+    ids = np.where(np.abs(ids.astype(np.float64)) < 1 << 31, ids, -1).astype(np.int64)  # NaN is none as well
     numbers, counts = np.unique(ids[ids >= 0], return_counts=True)
     shown = ids[chosen]
     order = np.argsort(shown, kind="stable")

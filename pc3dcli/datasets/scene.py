@@ -14,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pc3dcli.errors import FormatError, UsageError
+from pc3dcli.errors import FormatError, InputError, UsageError
 from pc3dcli.formats.images import MAX_SIDE, read_color, read_depth_raw
 from pc3dcli.formats.paths import resolve_inside
 from pc3dcli.formats.poses import check_intrinsics, check_rigid
+from pc3dcli.geometry.voxels import voxel_reach
 
+MAX_RAY = 11.0  # longest ray in units of its depth: wider images do not pass check_intrinsics
 MAX_DEPTH = 10.0  # metres; ours (spec section 2), public code cuts at 20
 
 
@@ -143,6 +145,19 @@ class RgbdFrame:
         if frame.distortion or frame.depth_K is not None or frame.depth_size is not None:
             raw = _resample(raw, frame)
         return raw * np.float32(frame.depth_scale)
+
+
+def check_reach(frame: Frame, max_depth: float, voxel: float) -> None:
+    """Refuse a camera so far from the origin that what it sees leaves a grid of `voxel` metres; raises InputError.
+
+    max_depth  metres
+    """
+    distance = np.abs(frame.world_from_cam[:3, 3]).max()
+    if distance + MAX_RAY * max_depth > voxel_reach(voxel):
+        found = f"the camera of frame {frame.frame} is {distance:.0f} m from the origin"
+        raise InputError(
+            f"{found}, too far for voxels of {voxel:g} m", hint="subtract one offset from all positions of the scan"
+        )
 
 
 def frame_to_record(scene_id: str, frame: Frame) -> dict:

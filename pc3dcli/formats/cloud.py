@@ -62,7 +62,8 @@ def read_cloud(path: File) -> Cloud:
 
 def xyz_sha256(xyz: np.ndarray) -> str:
     """Return the SHA-256, as hexadecimal text, of (N, 3) points taken as little-endian float32 in file order."""
-    return hashlib.sha256(np.ascontiguousarray(xyz, dtype="<f4")).hexdigest()
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
+        return hashlib.sha256(np.ascontiguousarray(xyz, dtype="<f4")).hexdigest()
 
 
 def _read_floats(path: File, names: tuple[str, ...]) -> Cloud:

@@ -10,6 +10,7 @@ Orientation tags are ignored, because intrinsics belong to the stored grid.
 from __future__ import annotations
 
 import os
+import stat
 import struct
 import threading
 import zlib
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def image_size(path: File) -> tuple[int, int]:
 
     raises  InputError when the file cannot be read, FormatError when its header is not that of a PNG or JPEG
     """
-    with _reading(path), Path(path).open("rb") as stream:
+    with _opened(path) as stream:
         start = stream.read(1 << 16)
         header = _parse_header(start, path, partial=True)
         if header is None:  # a JPEG whose metadata fills the first 64 KiB
@@ -128,7 +129,7 @@ def read_bytes(path: File, limit: int = MAX_BYTES) -> bytes:
 
     raises  InputError when it cannot be read, FormatError when it is empty or larger
     """
-    with _reading(path), Path(path).open("rb") as stream:
+    with _opened(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         if size > limit:
             raise FormatError(f"found {size} bytes, expected at most {limit}", file=path)
@@ -139,9 +140,13 @@ def read_bytes(path: File, limit: int = MAX_BYTES) -> bytes:
 
 
 @contextmanager
-def _reading(path: File) -> Iterator[None]:
+def _opened(path: File) -> Iterator[BinaryIO]:
+    """Open a file for reading; a pipe or a device, which may never end, is refused."""
     try:
-        yield
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            raise InputError("cannot read it: not a regular file", file=path)
+        with Path(path).open("rb") as stream:
+            yield stream
     except FileNotFoundError:
         raise InputError("no such file", file=path) from None
     except OSError as error:

@@ -70,7 +70,7 @@ def splat_radii(xyz: np.ndarray, *, neighbors: int = 5, limit: float = 3.0) -> n
     # the search stops at the limit, which bounds its cost where points are sparse
     reach, _ = tree.query(local, k=[rank + 1], eps=0.3, distance_upper_bound=max(limit * typical, 1e-9))
     reach = np.where(np.isfinite(reach[:, 0]), reach[:, 0], typical)  # strays: large discs would hide what is there
-    return np.clip(0.6 * reach, 0.3 * typical, None).astype(np.float32)
+    return np.clip(0.6 * reach, max(0.3 * typical, 1e-6), None).astype(np.float32)  # a disc of twins is no point
 
 
 def visible_points(xyz: np.ndarray, radius: np.ndarray, view: Viewpoint) -> Visible:

@@ -19,6 +19,7 @@ TOP_FIELD_DEG = 18.0  # narrow: nearly a floor plan
 INSIDE_FIELD_DEG = 68.0
 EYE_HEIGHT = 1.55  # metres above the floor
 MIN_ROOM_HEIGHT = 1.9  # metres; lower scenes have neither ceiling nor walls to cut
+MAX_ROOM_HEIGHT = 50.0  # metres; higher ceilings are not looked for
 MIN_ROOM_WIDTH = 2.0  # metres
 MAX_TILT_DEG = 40.0  # between the given and the true up axis
 MIN_LEVEL_SHARE = 0.05  # of the normals that agree on a level surface, to believe it
@@ -176,7 +177,7 @@ def ceiling_height(level: np.ndarray) -> float | None:
     returns  the lower face of a layer in the top third that covers over a third of the plan's cells
     """
     floor, top = np.percentile(level[:, 2], (0.5, 99.9))
-    if top - floor < MIN_ROOM_HEIGHT:
+    if not MIN_ROOM_HEIGHT <= top - floor < MAX_ROOM_HEIGHT:
         return None
     cells = np.floor((level[:, :2] - level[:, :2].min(0)) / 0.25).astype(np.int64)
     cell = cells[:, 0] * (int(cells[:, 1].max()) + 1) + cells[:, 1]

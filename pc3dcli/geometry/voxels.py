@@ -12,6 +12,11 @@ _BITS = 21
 _HALF = 1 << (_BITS - 1)
 
 
+def voxel_reach(voxel: float) -> float:
+    """Return how far from the origin, metres along an axis, `voxel_keys` takes points."""
+    return (_HALF - 1) * voxel
+
+
 def voxel_keys(points: np.ndarray, voxel: float) -> np.ndarray:
     """Return one int64 key a point; equal keys mean the same voxel, keys sort by x, then y, then z.
 

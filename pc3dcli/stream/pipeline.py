@@ -363,7 +363,7 @@ def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
     others = multiprocessing.active_children()
     resource_tracker.ensure_running()  # it must not inherit the held signal
     start = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks
-    pool = ProcessPoolExecutor(jobs, mp_context=start, initializer=_start_worker)
+    pool = ProcessPoolExecutor(jobs, mp_context=start, initializer=_start_worker, initargs=(os.getpid(),))
     try:
         yield pool
     except BaseException:
@@ -385,10 +385,9 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_worker() -> None:
-    """End with the parent even when it is killed."""
+def _start_worker(parent: int) -> None:
+    """End with the parent even when it is killed, be it before this."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:

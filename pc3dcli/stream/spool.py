@@ -28,7 +28,8 @@ class RecordSpool:
             for line in self._file:
                 yield json.loads(line)
         finally:
-            self._file.seek(0, 2)
+            if not self._file.closed:  # the reader was dropped together with the spool
+                self._file.seek(0, 2)
 
     def __reduce__(self) -> tuple:
         self._file.seek(0)

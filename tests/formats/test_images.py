@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import os
 import runpy
 import struct
 import zlib
@@ -182,6 +183,10 @@ def test_missing_empty_and_foreign_files(tmp_path):
         read_color(tmp_path / "x.png")
     with pytest.raises(InputError, match="cannot read it"):
         read_color(tmp_path)
+    os.mkfifo(tmp_path / "pipe.png")  # to open it would wait for ever
+    for read in (read_color, image_size):
+        with pytest.raises(InputError, match="not a regular file"):
+            read(tmp_path / "pipe.png")
     (tmp_path / "x.png").write_bytes(b"")
     with pytest.raises(FormatError, match="empty"):
         read_color(tmp_path / "x.png")

@@ -105,7 +105,7 @@ def test_radii_follow_the_spacing_and_bound_strays():
 @pytest.mark.parametrize("xyz", [np.zeros((0, 3)), np.ones((1, 3)), np.ones((50, 3))])
 def test_radii_of_degenerate_clouds_are_finite(xyz):
     radius = splat_radii(xyz)
-    assert radius.shape == (len(xyz),) and np.isfinite(radius).all()
+    assert radius.shape == (len(xyz),) and np.isfinite(radius).all() and (radius > 0).all()
 
 
 def test_shading_darkens_only_the_far_side_of_a_step():

@@ -6,6 +6,7 @@ from pc3dcli.geometry import viewpoints
 from pc3dcli.geometry.viewpoints import (
     best_heading,
     camera_viewpoint,
+    ceiling_height,
     choose_viewpoints,
     faces_inwards,
     level_rotation,
@@ -81,6 +82,10 @@ def test_ceiling_is_found_and_cut():
     assert 2.0 < open_height(xyz, LEVEL) < 2.6
     top = choose_viewpoints(xyz, SIZE, LEVEL)[0]
     assert top.hidden[xyz[:, 2] > 2.59].all() and not top.hidden[xyz[:, 2] < 1.5].any()
+
+
+def test_no_ceiling_is_looked_for_in_a_tower_of_a_million_kilometres():
+    assert ceiling_height(np.random.default_rng(0).normal(size=(100, 3)) * 1e9) is None
 
 
 def test_front_walls_are_cut_without_normals():

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from pc3dcli.geometry.voxels import voxel_centers, voxel_downsample, voxel_groups, voxel_keys, voxel_offset
+from pc3dcli.geometry.voxels import voxel_centers, voxel_downsample, voxel_groups, voxel_keys, voxel_offset, voxel_reach
 
 
 def test_keys_agree_exactly_when_cells_agree():
@@ -44,6 +44,13 @@ def test_downsampling_ignores_the_order_of_points():
 def test_points_without_a_voxel_are_refused(bad):
     with pytest.raises(ValueError, match="finite"):
         voxel_keys(np.array([[0.0, bad, 0]]), 0.02)
+
+
+def test_reach_is_as_far_as_keys_go():
+    far = np.array([[voxel_reach(0.02), 0, -voxel_reach(0.02)]])
+    assert voxel_keys(far, 0.02).shape == (1,)
+    with pytest.raises(ValueError, match="origin"):
+        voxel_keys(far + 0.04, 0.02)
 
 
 def test_no_points_give_no_voxels():

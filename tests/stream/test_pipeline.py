@@ -343,6 +343,24 @@ def test_large_scenes_wait_on_disk(work, monkeypatch, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ndjson", "bb.ndjson", "run.json"]
 
 
+def test_a_worker_whose_parent_died_before_it_began_ends_too(monkeypatch):
+    class Ended(Exception):
+        pass
+
+    def end(code):
+        raise Ended
+
+    class Inline(threading.Thread):
+        def start(self):
+            self.run()
+
+    monkeypatch.setattr(pipeline.threading, "Thread", Inline)
+    monkeypatch.setattr(pipeline.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(pipeline.os, "_exit", end)
+    with pytest.raises(Ended):
+        pipeline._start_worker(parent=os.getppid() + 1)
+
+
 def test_interrupted_workers_are_stopped_and_leave_nothing(work, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     for name in ("tmp", "marks"):

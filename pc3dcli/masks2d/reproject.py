@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from pc3dcli.errors import InputError
+from pc3dcli.errors import InputError, check_ranges
 from pc3dcli.geometry.cameras import project_points, visible_pixels
 from pc3dcli.masks2d.growth import fill_missing, grow_labels
 from pc3dcli.masks2d.voxel_map import UNSEEN, VoxelMap
@@ -39,6 +39,21 @@ class ReprojectConfig:
     rim: int = 4  # pixels along a seed's border that must agree in depth with its inside
     tau_complete: float = 0.5  # IoU from which a matched detection completes its track: a leg, a new side
     min_seen: int = 20  # voxels of a dormant track that a frame must see before a detection can revive it
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self,
+            voxel=(0.001, 10),
+            vote_step=(1, 1000),
+            gap=(0, 100),
+            max_noise=(0, 1),
+            flat=(0, 100),
+            flying=(0, 100),
+            fill_share=(0, 1),
+            rim=(0, 1000),
+            tau_complete=(0, 1),
+            min_seen=(0, 1e9),
+        )
 
 
 @dataclass

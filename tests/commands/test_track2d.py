@@ -112,6 +112,8 @@ def test_settings_of_the_networks_reach_them(run, scans, tmp_path, monkeypatch):
         (["--sam-weights", "x.pth"], "no use"),
         (["-D", "tau_iuo=0.4"], "did you mean tau_iou"),
         (["-D", "tau_iou=high"], "expected a finite number"),
+        (["-D", "contain_mode=medium"], "contain_mode = 'medium': expected 'coarse' or 'fine'"),
+        (["-D", "voxel=0"], "voxel = 0.0: expected a number from 0.001 to 10"),
         (["--stirde", "2"], "--stride"),
         (["--masks", "regoins"], "regions"),
     ],

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pc3dcli.geometry.voxels import voxel_groups
+from pc3dcli.geometry.voxels import voxel_groups, voxel_reach
 
 POINTS_PER_UNIT = 12  # ours: a 2 cm cloud has 6 in 5 cm
 MIN_UNIT = 0.005  # metres, ours: twins at one place must not halve for ever
@@ -43,7 +43,8 @@ class ViewEvidence:
         max_views  views kept; every second one is dropped beyond
         """
         self.keys, unit, _ = voxel_groups(points, voxel)
-        while len(points) > POINTS_PER_UNIT * len(self.keys) and voxel > MIN_UNIT:
+        farthest = np.abs(points).max(initial=0)
+        while len(points) > POINTS_PER_UNIT * len(self.keys) and voxel > MIN_UNIT and farthest < voxel_reach(voxel / 2):
             voxel /= 2
             self.keys, unit, _ = voxel_groups(points, voxel)
         self.unit = unit.astype(np.int32)  # (N,) unit of each point

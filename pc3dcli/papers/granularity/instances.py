@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pc3dcli.errors import check_ranges
+
 
 @dataclass(frozen=True)
 class LiftConfig:
@@ -37,6 +39,28 @@ class LiftConfig:
     track_weight: float = 0.3  # views that agreement of the tracks counts for (consensus), ours
     fragment_scale: float = 0.3  # k of the partition of voxels into fragments (consensus), ours
     fragment_size: int = 4  # voxels of the smallest fragment (consensus), ours
+
+    def __post_init__(self) -> None:
+        shares = "min_vote_share min_seen_share component_share snap_share same_object same_object_apart"
+        check_ranges(
+            self,
+            voxel=(0.001, 10),
+            max_gap=(0, 100),
+            flying_pixel_range=(0, 100),
+            min_views=(0, 1e6),
+            min_points=(1, 1e9),
+            merge_iou=(0, 2),  # above 1 nothing is joined
+            merge_voxel=(0.001, 10),
+            max_together=(0, 1e6),
+            cluster_eps=(0.001, 10),
+            cluster_min_neighbors=(1, 1e6),
+            unit=(0.001, 10),
+            max_keyframes=(1, 1e6),
+            track_weight=(0, 1000),
+            fragment_scale=(0, 1000),
+            fragment_size=(1, 1e6),
+            **dict.fromkeys(shares.split(), (0, 1)),
+        )
 
 
 @dataclass(frozen=True, eq=False)

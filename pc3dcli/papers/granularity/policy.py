@@ -20,11 +20,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from pc3dcli.errors import check_ranges
 from pc3dcli.papers.granularity.containment import MaskLayers, compose_labels, containment_filter
 
 ACTIVE, DORMANT, TERMINATED = "A", "D", "T"
@@ -40,14 +41,19 @@ class PolicyConfig:
     tau_dorm: int = -1  # frames a lost object is kept, -1 for ever [R]
     area_min_share: float = 0.0005  # of the image, smallest visible mask [R]
     tau_contain: float = 0.8  # share inside a larger mask above which a mask is dropped [D]
-    contain_mode: str = "coarse"  # or "fine" [R]
+    contain_mode: Literal["coarse", "fine"] = "coarse"  # of nested masks the large ones stay, or the small ones [R]
     tau_reid: float = 0.3  # share of a dormant object's visible voxels that a detection must hit [R]
-    reid: str = "geom"  # "propagator": no detection revives; "none": nothing does
+    reid: Literal["geom", "propagator", "none"] = "geom"  # "propagator": no detection revives; "none": nothing does
     reverse: bool = True  # one backward pass a new object, 2 stride_key frames [R]
     refresh: bool = False  # matched detections of IoU >= tau_refresh become further prompts [R]
     tau_refresh: float = 0.9  # [R]
     max_objects: int = 200  # alive at a time; the smallest dormant goes first [R]
     probe_stride: int = 1  # frames between probes of dormant objects, ours; stride_key: at keyframes, section 4.6
+
+    def __post_init__(self) -> None:
+        shares = ("tau_iou", "tau_new", "area_min_share", "tau_contain", "tau_reid", "tau_refresh")
+        counts = {"stride_key": (1, 9999), "tau_dorm": (-1, 1e9), "max_objects": (1, 1e5), "probe_stride": (1, 9999)}
+        check_ranges(self, **counts, **dict.fromkeys(shares, (0, 1)))
 
     @property
     def window(self) -> int:

@@ -40,7 +40,7 @@ def demo(
     labels, scans = out / "labels", out / "scans"
     _render(scans / SCENE, frames, seed, force)
     redo = ["--force"] if force else []
-    lift = ["pc3d", "lift3d", "--out", f"{labels}/", "--write", "ply", *redo]
+    lift = ["pc3d", "lift3d", "--out", f"{labels}/", "--write", "ply", "--snap", *redo]
     _run_pipe(["pc3d", "track2d", f"{scans}/"], lift)
     _run_pipe(["pc3d", "eval", f"{labels}/", "--task", "instance", "--class-agnostic", "--gt", f"{scans}/"])
     _run_pipe(["pc3d", "view", f"{labels}/", "--out", f"{out / 'pictures'}/", *redo])

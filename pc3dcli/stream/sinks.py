@@ -162,6 +162,7 @@ class FolderSink:
         self.programs: list[dict] = []
         self._all_programs: dict[str, dict] = {}
         self._asked: set[str] = set()
+        self._has_written = False
 
     def prepare(self) -> None:
         remove_stale_temporaries(self.folder)
@@ -186,6 +187,7 @@ class FolderSink:
     def write(self, scene: str | None, lines: BinaryIO, *, is_ok: bool) -> None:
         if scene is None:  # records outside scenes have no file of their own
             return
+        self._has_written = True
         with atomic_file(_scene_file(self.folder, scene)) as file:
             sink = StreamSink(file)
             sink.begin(self.programs)
@@ -196,13 +198,30 @@ class FolderSink:
 
     def close(self) -> None:
         with atomic_file(self.folder / "run.json") as file:
-            run = header() | {"programs": list(self._all_programs.values())}
+            # a run that found all done, perhaps on an empty input, says nothing new of the folder
+            programs = self._all_programs if self._has_written else _programs_of_scenes(self.folder)
+            programs = programs or self._all_programs
+            run = header() | {"programs": list(programs.values())}
             del run["type"]
             file.write((json.dumps(run, indent=1, sort_keys=True) + "\n").encode())
 
     def abort(self) -> None:
         """Finished scenes stay."""
         self.prepare()
+
+
+def _programs_of_scenes(folder: Path) -> dict[str, dict]:
+    """Return id -> program record over all scene files of a folder, those of earlier runs too."""
+    programs: dict[str, dict] = {}
+    for path in sorted(folder.rglob("*.ndjson")):
+        with path.open("rb") as file:
+            for line in file:
+                record = json.loads(line)
+                if record["type"] not in ("header", "program"):
+                    break
+                if record["type"] == "program":
+                    programs.setdefault(record["id"], record)
+    return programs
 
 
 def is_scene_done(folder: Path, scene: str, programs: Sequence[dict]) -> bool:

@@ -250,3 +250,19 @@ def test_folder_abort_removes_temporaries(tmp_path):
     (tmp_path / f".a.safetensors.{process.pid}.tmp").touch()
     sink.abort()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_finds_all_done_leaves_run_json_as_it_was(tmp_path):
+    from pc3dcli.stream.sinks import FolderSink
+
+    made_by = [{"type": "program", "id": "a" * 12, "program": "pc3d x", "version": "1", "argv": [], "parents": []}]
+    sink = FolderSink(tmp_path / "out", force=False)
+    sink.begin(made_by)
+    lines = b'{"type":"scene","scene":"s","root":"/s"}\n{"type":"scene_end","scene":"s","ok":true}\n'
+    sink.write("s", io.BytesIO(lines), is_ok=True)
+    sink.close()
+    before = (tmp_path / "out/run.json").read_bytes()
+    again = FolderSink(tmp_path / "out", force=False)
+    again.begin([made_by[0] | {"id": "b" * 12}])
+    again.close()
+    assert (tmp_path / "out/run.json").read_bytes() == before

@@ -160,10 +160,19 @@ def _task(scene: SceneRecords, record: dict | None, payload: Any, passed: tuple[
 
 
 def _view_tasks(scene: SceneRecords, settings: Settings) -> Iterator[SceneTask]:
-    """Yield a task for each frame that has masks, named <scene>/<frame>."""
+    """Yield a task for each frame that has masks, named <scene>/<frame>.
+
+    raises  FormatError for a frame whose id cannot be the end of such a name
+    """
+    from pc3dcli.errors import FormatError
+    from pc3dcli.stream.records import is_scene_id
+
     for frame in _frames(scene.kept):
         if frame.tracks or frame.detections:
-            record = {"type": "scene", "scene": f"{scene.id}/{frame.record['frame']}", "root": scene.scene["root"]}
+            name = f"{scene.id}/{frame.record['frame']}"
+            if not is_scene_id(name):
+                raise FormatError(f"frame {frame.record['frame']!r} of scene {scene.id} cannot be a file name")
+            record = {"type": "scene", "scene": name, "root": scene.scene["root"]}
             yield _task(scene, record, (settings, frame), ())
 
 

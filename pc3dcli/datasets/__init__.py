@@ -25,6 +25,7 @@ LAYOUTS = {  # in the order they are tried
     "cloud": cloud_file,
 }
 MAX_LEVELS = 4  # folders between the path given and a scene; ours
+MAX_NAME = 200  # letters, as in stream/records.py: files are named after a scene, with suffixes
 SCENE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 
 
@@ -98,7 +99,9 @@ def _stem(path: Path) -> str:
 
 
 def _checked_id(scene: str, path: Path) -> str:
-    if not SCENE_ID.fullmatch(scene):
-        message = f"the name {scene!r} cannot be a scene id: letters, digits and . _ / - without spaces"
+    if not SCENE_ID.fullmatch(scene) or len(scene.rpartition("/")[2]) > MAX_NAME:
+        message = (
+            f"the name {scene!r} cannot be a scene id: at most {MAX_NAME} letters, digits and . _ - without spaces"
+        )
         raise FormatError(message, file=path, hint="rename the file or folder")
     return scene

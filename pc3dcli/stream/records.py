@@ -36,6 +36,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
 # records that stand outside scenes as well as inside
 FREE_TYPES = frozenset({"program", "metric", "step", "error"})
 
+MAX_ID_PART = 200  # letters between slashes: file names of 255 are the most, and suffixes come on top
 _SCENE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 _DIGITS = {"K": 9, "depth_K": 9, "world_from_cam": 9, "world_from_points": 9, "time_s": 17}  # six elsewhere
 
@@ -50,7 +51,7 @@ def is_scene_id(text: object) -> bool:
         isinstance(text, str)
         and len(text) < 512
         and _SCENE_ID.fullmatch(text) is not None
-        and not any(part in ("", ".", "..") for part in text.split("/"))
+        and not any(part in ("", ".", "..") or len(part) > MAX_ID_PART for part in text.split("/"))
     )
 
 
@@ -98,16 +99,23 @@ def check_record(record: object) -> str | None:
     if kind == "frame" and not ("points" in record or ("image" in record and "size" in record)):
         return 'frame lacks "image" and "size", or "points"'
     if "scene" in REQUIRED.get(kind, ()) and not is_scene_id(record["scene"]):
-        return f"scene id {record['scene']!r} is not of the form [A-Za-z0-9][A-Za-z0-9._/-]*"
+        return f"scene id {record['scene']!r} is too long or not of the form [A-Za-z0-9][A-Za-z0-9._/-]*"
     if kind == "program":
         return _check_program(record)
-    if kind == "scene" and not isinstance(record["root"], str):
-        return "scene root is not text"
+    if kind == "scene" and not _is_path(record["root"]):
+        return "scene root is not the name of a folder"
     if kind == "scene_end" and not isinstance(record["ok"], bool):
         return "scene_end ok is neither true nor false"
     if kind in ("frame", "mask2d", "detection2d") and not isinstance(record["frame"], str):
         return f"{kind} frame is not text"
     return None
+
+
+def _is_path(text: object) -> bool:
+    """Tell whether the file system could know a name; bytes that are not UTF-8 are lone surrogates, as in Python."""
+    if not isinstance(text, str) or "\0" in text:
+        return False
+    return text.isascii() or not any("\ud800" <= c < "\udc80" or "\udcff" < c <= "\udfff" for c in text)
 
 
 def _check_program(record: dict) -> str | None:

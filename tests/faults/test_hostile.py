@@ -103,3 +103,12 @@ def test_view_of_clouds_without_end(run, tmp_path, scale, code):
     strays = np.concatenate([np.random.default_rng(0).uniform(size=(300, 3)), xyz[:20] * 1e6])
     write_ply(tmp_path / "d.ply", Cloud(strays))
     assert run("view", tmp_path / "d.ply", "--out", tmp_path / "out", "--size", "32x32").code == 0
+
+
+@pytest.mark.parametrize("name", ["../x", "0/../../../y", "/etc/x", "a//b", "\0", "x" * 300, " "])
+def test_no_frame_leads_out_of_the_folder_of_single_views(run, tracks, tmp_path, name):
+    records = [record | {"frame": name} if "frame" in record else record for record in tracks]
+    result = run("lift3d", "--per-view", "--out", tmp_path / "deep/out", stdin=text_of(records))
+    assert result.code == 4
+    assert "cannot be a file name" in result.err
+    assert {path.name for path in tmp_path.rglob("*")} <= {"deep", "out"}

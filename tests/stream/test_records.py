@@ -53,7 +53,9 @@ def test_unknown_types_are_accepted():
         (None, "expected a JSON object, found NoneType"),
         ({}, 'record lacks "type"'),
         ({"type": 3}, 'record lacks "type"'),
-        ({"type": "scene", "scene": "a", "root": 3}, "scene root is not text"),
+        ({"type": "scene", "scene": "a", "root": 3}, "scene root is not the name of a folder"),
+        ({"type": "scene", "scene": "a", "root": "a\0b"}, "scene root is not the name of a folder"),
+        ({"type": "scene", "scene": "a", "root": "/\ud800"}, "scene root is not the name of a folder"),
         ({"type": "scene_end", "scene": "a", "ok": 1}, "scene_end ok is neither true nor false"),
         ({"type": "frame", "scene": "a", "frame": 12, "points": "x.bin"}, "frame frame is not text"),
         ({"type": "frame", "scene": "a", "frame": "1", "image": "x"}, 'frame lacks "image" and "size", or "points"'),
@@ -68,14 +70,32 @@ def test_refused_records(record, message):
     assert check_record(record) == message
 
 
-@pytest.mark.parametrize("text", ["a", "scene0011_00", "0", "a/b", "A.b-c_d/e", "x" * 511])
+@pytest.mark.parametrize("text", ["a", "scene0011_00", "0", "a/b", "A.b-c_d/e", "x" * 200, "/".join(["x" * 200] * 2)])
 def test_scene_ids(text):
     assert is_scene_id(text)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "a b", "-a", "/a", "../a", "a/../b", "a/..", "a//b", "a/", "a/./b", "ä", "a\n", "x" * 512, 3, None, ["a"]],
+    [
+        "",
+        "a b",
+        "-a",
+        "/a",
+        "../a",
+        "a/../b",
+        "a/..",
+        "a//b",
+        "a/",
+        "a/./b",
+        "ä",
+        "a\n",
+        "x" * 201,
+        "a/" * 300 + "b",
+        3,
+        None,
+        ["a"],
+    ],
 )
 def test_refused_scene_ids(text):
     assert not is_scene_id(text)

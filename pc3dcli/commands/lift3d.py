@@ -346,11 +346,11 @@ def _view(record: dict, root: Path, settings: Settings, *, is_fused: bool = Fals
 
 
 def _add_frame(lifter: Lifter, frame: FrameMasks, root: Path, settings: Settings) -> None:
-    from pc3dcli.formats.coco_rle import decode_mask, paint_labels
+    from pc3dcli.formats.coco_rle import decode_masks, paint_labels
 
     view = _view(frame.record, root, settings)
     labels = paint_labels(frame.tracks, view.size)
-    detections = [decode_mask(rle) for rle in frame.detections] if settings.merge == "consensus" else None
+    detections = decode_masks(frame.detections) if settings.merge == "consensus" else None
     lifter.add_frame(view.depth, view.K, view.world_from_cam, labels, detections)
 
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from pc3dcli.errors import FormatError
-from pc3dcli.formats.coco_rle import decode_mask, decode_points, encode_mask, encode_points, paint_labels
+from pc3dcli.formats.coco_rle import decode_mask, decode_masks, decode_points, encode_mask, encode_points, paint_labels
 
 
 def slow_counts(mask: np.ndarray) -> str:
@@ -112,7 +112,7 @@ def test_refused_objects(rle):
         ("P", "end inside a number"),
         ("0V", "end inside a number"),
         ("8N", "do not sum to 6"),  # 8 and -2
-        ("P" * 40 + "0", "do not sum to 6"),  # more groups than any number needs
+        ("P" * 40 + "0", "more than 35 bits"),
     ],
 )
 def test_refused_counts(counts, message):
@@ -190,3 +190,19 @@ def test_painted_labels_match_painting_mask_by_mask(overlap):
             expected[mask] = number
         painted = paint_labels([(number, encode_mask(mask)) for number, mask in masks], size)
         assert painted.dtype == np.int32 and np.array_equal(painted, expected)
+
+
+def test_many_at_once_equal_one_by_one():
+    """Also where masks of one frame have odd, even and no numbers of runs, and differ in size."""
+    every = [mask for mask in masks() if mask.size < 1 << 20] + [np.zeros((0, 0), bool), np.ones((2, 2), bool)]
+    decoded = decode_masks([encode_mask(mask) for mask in every])
+    assert decode_masks([]) == []
+    for mask, found in zip(every, decoded, strict=True):
+        np.testing.assert_array_equal(found, mask)
+
+
+@pytest.mark.parametrize("wrong", ["8N", "P", "7", ""])
+def test_one_bad_mask_among_good_ones(wrong):
+    good = encode_mask(np.array([[True, False, True]]))
+    with pytest.raises(FormatError):
+        decode_masks([good, {"size": [1, 3], "counts": wrong}, good])

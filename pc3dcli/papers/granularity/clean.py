@@ -26,11 +26,12 @@ def density_components(points: np.ndarray, eps: float = 0.1, min_neighbors: int 
     """
     # The longest diagonal of a cell is just below eps, so the points of one cell are all neighbours.
     _, cell, count = voxel_groups(points, 0.999 * eps / np.sqrt(3))
-    tree = cKDTree(points)
     is_core = count[cell] >= min_neighbors
     sparse_points = np.flatnonzero(~is_core)
     if len(sparse_points):
-        is_core[sparse_points] = tree.query_ball_point(points[sparse_points], eps, return_length=True) >= min_neighbors
+        bound = eps * (1 + 1e-9)  # the bound itself is left out
+        distance, _ = cKDTree(points).query(points[sparse_points], k=[min_neighbors], distance_upper_bound=bound)
+        is_core[sparse_points] = distance[:, 0] <= eps
     label = np.full(len(points), -1, np.int64)
     core = np.flatnonzero(is_core)
     if len(core):
@@ -44,15 +45,18 @@ def density_components(points: np.ndarray, eps: float = 0.1, min_neighbors: int 
 def _core_components(points, cell, eps) -> np.ndarray:
     """Return the component of each core point: cells are cliques, cells join where two of their points are near."""
     cells, first, cell = np.unique(cell, return_index=True, return_inverse=True)
-    near = cKDTree(points[first]).query_pairs(eps, output_type="ndarray")  # one point of each cell
+    tree = cKDTree(points[first])
+    near = tree.query_pairs(eps, output_type="ndarray")  # one point of each cell
     component = _components(len(cells), near)
     # Only cells with a differently labelled cell in reach can still join; those are few, so all their points are tried.
-    reach = cKDTree(points[first]).query_pairs(3 * eps, output_type="ndarray") if component.max() else near[:0]
-    reach = reach[component[reach[:, 0]] != component[reach[:, 1]]]
-    open_points = np.flatnonzero(np.isin(cell, reach))
-    pairs = near[:0]
-    if len(reach):
-        pairs = open_points[cKDTree(points[open_points]).query_pairs(eps, output_type="ndarray")]
+    small = np.flatnonzero(component != np.bincount(component).argmax())
+    if not len(small):
+        return component[cell]
+    reach = cKDTree(points[first[small]]).sparse_distance_matrix(tree, 3 * eps, output_type="ndarray")
+    a, b = small[reach["i"]], reach["j"]
+    differ = component[a] != component[b]
+    open_points = np.flatnonzero(np.isin(cell, np.concatenate([a[differ], b[differ]])))
+    pairs = open_points[cKDTree(points[open_points]).query_pairs(eps, output_type="ndarray")]
     return _components(len(cells), np.concatenate([near, cell[pairs]]))[cell]
 
 

@@ -243,6 +243,7 @@ def _instances(votes, points, evidence, tracks, label, config) -> list[Instance]
     inside, track_total = _votes_inside(tracks, label), np.asarray(tracks.sum(axis=0)).reshape(-1)
     seen = np.bincount(point_label[point_label >= 0], votes.seen[point_label >= 0], len(inside))
     track_ids, track_views = list(votes.views()), np.array(list(votes.views().values()), np.int64)
+    fits, view_counts = _view_fits(evidence, label, len(inside))
     instances = []
     for k in range(len(inside)):
         index = np.flatnonzero(point_label == k)
@@ -253,11 +254,11 @@ def _instances(votes, points, evidence, tracks, label, config) -> list[Instance]
             min_points=config.min_points,
             min_share=2.0,  # never cut: views have decided what belongs together
         )
-        fit, view_count = _view_fit(evidence, label == k)
-        if fit is None:  # as for tracks: votes inside / (frames that see the points + votes elsewhere)
+        fit = float(fits[k])
+        if np.isnan(fit):  # as for tracks: votes inside / (frames that see the points + votes elsewhere)
             fit = float((inside[k] / np.maximum(seen[k] + track_total - inside[k], 1)).max(initial=0))
         mine = np.flatnonzero(inside[k] > 0.5 * track_total)
-        views = max(view_count, int(track_views[mine].max(initial=0)))
+        views = max(int(view_counts[k]), int(track_views[mine].max(initial=0)))
         if parts and views >= config.min_views:
             tracks_of = tuple(track_ids[j] for j in mine)
             instances.append(Instance(index[parts[0]], fit * saturate(views), views, tracks_of))
@@ -271,21 +272,23 @@ def _votes_inside(tracks, label) -> np.ndarray:
     return (select @ tracks).toarray()
 
 
-def _view_fit(evidence, is_member) -> tuple[float | None, int]:
-    """Compare an instance with the masks of single views.
+def _view_fits(evidence, label, count) -> tuple[np.ndarray, np.ndarray]:
+    """Compare instances with the masks of single views.
 
-    is_member  (U,) bool
-    returns    mean over the views that see it, by visible units, of the best IoU of a mask with the visible part, None
-               when no view sees it; number of views with an IoU above 0.25
+    label    (U,) int, instance of each unit, -1 for none; count  number of instances
+    returns  (I,) mean over the views that see an instance, by visible units, of the best IoU of a mask with the visible
+             part, NaN when no view sees it; (I,) number of views with an IoU above 0.25
     """
-    fits, weights = [], []
+    total, weight, views = np.zeros(count), np.zeros(count), np.zeros(count, np.int64)
     for view in evidence.views:
-        inside = is_member[view.unit]
-        visible = int(inside.sum())
-        if not visible:
-            continue
-        shared = [(int(inside[mask].sum()), len(mask)) for mask in view.masks]
-        fits.append(max((s / (visible + n - s) for s, n in shared), default=0.0))
-        weights.append(visible)
-    mean = float(np.average(fits, weights=weights)) if fits else None
-    return mean, sum(fit > 0.25 for fit in fits)
+        owner = label[view.unit]
+        visible = np.bincount(owner[owner >= 0], minlength=count)
+        size = np.array([len(mask) for mask in view.masks], np.int64)
+        hit = owner[np.concatenate(view.masks)] if view.masks else owner[:0]
+        cell = (np.repeat(np.arange(len(size)) * count, size) + hit)[hit >= 0]
+        shared = np.bincount(cell, minlength=len(size) * count).reshape(len(size), count)
+        best = (shared / np.maximum(visible + size[:, None] - shared, 1)).max(axis=0, initial=0)
+        total += best * visible
+        weight += visible
+        views += best > 0.25
+    return np.where(weight > 0, total / np.maximum(weight, 1), np.nan), views

@@ -63,10 +63,17 @@ class ViewEvidence:
         seen = np.bincount(self.unit[point], minlength=len(self.keys))
         unit = np.flatnonzero(seen).astype(np.int32)
         row = self.unit[point]
+        down = _column_major(pixel, masks[0].shape) if masks else pixel
         members = []
         for mask in masks:
-            inside = np.bincount(row[mask.reshape(-1)[pixel]], minlength=len(self.keys))[unit]
+            inside = np.bincount(row[mask.T.reshape(-1)[down]], minlength=len(self.keys))[unit]
             members.append(np.flatnonzero(2 * inside > seen[unit]).astype(np.int32))
         self.views.append(View(unit, [m for m in members if len(m)]))
         if len(self.views) > self._max_views:
             self.views, self._stride = self.views[::2], 2 * self._stride
+
+
+def _column_major(pixel: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Turn flat pixels v W + u into u H + v, the order in which run lengths are decoded: no mask is transposed."""
+    v, u = np.divmod(pixel, np.int32(size[1]))
+    return u * np.int32(size[0]) + v

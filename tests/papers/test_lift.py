@@ -164,6 +164,20 @@ def test_memory_does_not_follow_the_number_of_ids():
     assert conflict_rate(votes) == pytest.approx(1 - 1 / 60)
 
 
+@pytest.mark.parametrize("merge", ["none", "tracks", "consensus"])
+def test_forgotten_ids_do_not_disturb_lifting(merge):
+    points, _ = random_video(np.random.default_rng(0), 1)
+    lifter = Lifter(points, LiftConfig(min_points=1))
+    for t in range(60):  # ids 2 t and 2 t + 1 share every frame; most of them no point remembers
+        labels = np.full((H, W), 2 * t, np.int32)
+        labels[:, W // 2 :] += 1
+        lifter.add_frame(np.full((H, W), 2.0, np.float32), K, FRONT, labels)
+    known = set(lifter.votes.pairs()[1].tolist())
+    instances = lifter.instances(merge)
+    assert set(lifter.votes.views()) == known
+    assert {track for instance in instances for track in instance.tracks} <= known
+
+
 # -- fusion of split ids
 
 

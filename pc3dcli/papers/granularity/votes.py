@@ -183,12 +183,17 @@ class PointVotes:
         return self._pairs.pairs()
 
     def frames_together(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return tracks a (P,), b (P,), a < b, and the number (P,) of frames in which both voted."""
-        return self._together.pairs()
+        """Return remembered tracks a (P,), b (P,), a < b, and the number (P,) of frames in which both voted."""
+        pairs = self._together.pairs()
+        is_known = np.isin(pairs[0], self._remembered()) & np.isin(pairs[1], self._remembered())
+        return pairs[0][is_known], pairs[1][is_known], pairs[2][is_known]
 
     def views(self) -> dict[int, int]:
-        """Return the number of frames in which each track voted, by ascending track."""
-        return dict(sorted(self._views.items()))
+        """Return the number of frames in which each track that a point remembers voted, by ascending track."""
+        return {track: self._views[track] for track in self._remembered().tolist()}
+
+    def _remembered(self) -> np.ndarray:
+        return np.flatnonzero(np.bincount(self.pairs()[1]))
 
     def _vote(self, point, label) -> None:
         if not len(point):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pc3dcli.commands.eval_instance import Evaluation, InstanceOptions
 
 EXAMPLES = "  pc3d lift3d tracks.ndjson | pc3d eval --gt scans/ --class-agnostic\n  pc3d eval pred/ --gt gt/"
+PRESET_HELP = "Rule of the numbers: scannet (default), scannet200, scannetpp, agnostic-valid and others; see man."
 NOT_REACHED = 5  # exit code of --fail-under
 Preset = Literal[
     "scannet", "scannet200", "scannetpp", "agnostic-segment3d", "agnostic-maskclustering", "agnostic-valid"
@@ -38,7 +39,7 @@ def evaluate(
     ] = None,
     preset: Annotated[
         Preset | None,
-        typer.Option("--preset", metavar="NAME", help="Rule of the numbers, as listed in the manual; scannet."),
+        typer.Option("--preset", metavar="NAME", help=PRESET_HELP),
     ] = None,
     class_agnostic: Annotated[bool, typer.Option("--class-agnostic", help="As --preset agnostic-valid.")] = False,
     scores: Annotated[
@@ -80,7 +81,7 @@ def evaluate(
         Path | None, advanced("--matches", metavar="FILE", help="Write every match and miss as JSON lines.")
     ] = None,
     bootstrap: Annotated[
-        int, advanced("--bootstrap", min=0, metavar="N", help="Add 95 % intervals over N resamples of the scenes.")
+        int, advanced("--bootstrap", min=0, metavar="N", help="Add 95 % intervals over N resamples; wants 10 scenes.")
     ] = 0,
     seed: options.Seed = 0,
     allow_truncated: options.AllowTruncated = False,

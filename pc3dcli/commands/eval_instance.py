@@ -39,6 +39,7 @@ PRESETS = {
     "agnostic-valid": "listed",
 }
 MAX_NAMED = 10  # missing scenes named in a message
+FEW_SCENES = 10  # below it bootstrap intervals are unreliable; ours
 _COLUMNS = {"": OVER_50, "50": [AT_50], "25": [AT_25]}
 
 
@@ -153,6 +154,7 @@ class _Run:
         self.prediction_entries: dict[str, list[tuple[str, str]]] = {}
         self.programs: dict[str, dict] = {}
         self.failed: set[str] = set()
+        self.unlifted: set[str] = set()
         self.extra: set[str] = set()
 
     def check_scenes(self, names: set[str]) -> None:
@@ -177,6 +179,9 @@ class _Run:
             return
         if scene.scene in self.matches and not scene.lines:
             return  # the same scene again with other records: a producer's stream in front of its consumer's
+        if scene.needs_lifting:
+            self.unlifted.add(scene.scene)
+            return
         truth = self._truth(scene.scene)
         overlaps = scene.overlaps(truth)
         self.warnings |= set(overlaps.warnings)
@@ -215,6 +220,9 @@ class _Run:
     def finish(self) -> Evaluation:
         """Score what was added; scenes without predictions count as such under --allow-missing."""
         scored = set(self.matches)
+        unlifted = sorted(self.unlifted - scored)
+        if unlifted:
+            raise InputError(f"{_named(unlifted)} with 2D masks but no 3D instances", hint="run `pc3d lift3d` first")
         self.check_scenes(scored | self.extra)
         for scene in sorted(self.truth_files.keys() - scored):
             truth = self._truth(scene)
@@ -303,11 +311,18 @@ class _Run:
                 {"gt": names[i], "pred": names[j], "count": int(table[i, j])} for i, j in np.argwhere(table).tolist()
             ]
         if self.options.bootstrap:
-            rng = np.random.default_rng(self.options.seed)
-            extras["intervals"] = instance_extras.bootstrap_intervals(
-                kept, self.rule.num_classes, self.options.bootstrap, rng
-            )
+            extras["intervals"] = self._intervals(kept)
         return extras
+
+    def _intervals(self, scenes: list[SceneMatches]) -> dict[str, list[float | None]]:
+        """Return the bootstrap intervals, null for a single scene: each resample would be that scene."""
+        if len(scenes) == 1:
+            self.warnings.add(("one-scene", "", "an interval over one scene has no meaning"))
+            return {"ap" + suffix: [None, None] for suffix in _COLUMNS}
+        if len(scenes) < FEW_SCENES:
+            self.warnings.add(("few-scenes", "", f"an interval over {len(scenes)} scenes is unreliable"))
+        rng = np.random.default_rng(self.options.seed)
+        return instance_extras.bootstrap_intervals(scenes, self.rule.num_classes, self.options.bootstrap, rng)
 
     def _match_lines(self, scenes: dict[str, SceneMatches]) -> Iterator[dict]:
         for name, scene in scenes.items():

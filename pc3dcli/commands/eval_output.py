@@ -18,6 +18,14 @@ from pc3dcli.formats.result_json import result_text
 from pc3dcli.stream.writer import atomic_file
 
 _IOU = {"50": 0.5, "25": 0.25}
+_RULES = {
+    "scannet": "the 18 classes of ScanNet",
+    "scannet200": "the 198 classes of ScanNet200",
+    "scannetpp": "the classes of --instance-classes",
+    "agnostic-valid": "one class, ground truth of the labels of {classes}",
+    "agnostic-segment3d": "one class, every id but 0",
+    "agnostic-maskclustering": "one class, ids modulo 1000",
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,7 @@ def print_tables(result: dict, num_scored: int) -> None:
         _print_rich(tables)
     else:
         print("\n".join(line for table in tables for line in _plain_lines(table)))
+    print(footnote(result))
     print(last_line(result))
 
 
@@ -42,6 +51,17 @@ def _first_line(result: dict, num_scored: int) -> str:
     scenes = result["inputs"]["scenes"]
     partial = "" if num_scored == scenes else f"{num_scored} of "
     return f"{result['task']}, preset {result['preset']}, {partial}{scenes} scene{'s' * (scenes != 1)}"
+
+
+def footnote(result: dict) -> str:
+    """Return two lines to stand under the tables: what the preset scores, and how many predictions it ignored."""
+    counts, options = result["counts"], result["options"]
+    rule = _RULES[result["preset"]].format(classes=options["classes"])
+    return (
+        f"{result['preset']}: {rule}; instances of {options['min_region']} vertices or more\n"
+        f"ignored {counts['ignored_pred']} of {counts['pred']} predictions: not of the classes, smaller than that, "
+        "or mostly on what is not scored"
+    )
 
 
 def last_line(result: dict) -> str:

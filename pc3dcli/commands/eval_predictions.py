@@ -71,6 +71,8 @@ class Truth:
 class FolderScene:
     """A scene of a folder in a public format."""
 
+    needs_lifting = False
+
     def __init__(self, scene: str, path: Path, rules: PredictionRules) -> None:
         self.scene, self.path, self.rules, self.is_ok = scene, path, rules, True
         self.programs: list[dict] = []  # such a folder does not say who made it
@@ -133,6 +135,14 @@ class StreamScene:
     def __init__(self, found: SceneRecords, rules: PredictionRules) -> None:
         self.scene, self.record, self.lines, self.is_ok = found.id, found.scene, found.kept, found.ok
         self.programs, self.source, self.rules = found.programs, found.source, rules
+
+    @property
+    def needs_lifting(self) -> bool:
+        """Tell whether the scene has 2D masks only; one that `lift3d` found no instance in has no predictions."""
+        makers = {program["program"] for program in self.programs}
+        if self.lines or "pc3d lift3d" in makers:
+            return False
+        return self.lines.has_images or makers == {"pc3d track2d"}  # a scene may have no frame that was tracked
 
     def overlaps(self, truth: Truth) -> Overlaps:
         """Decode the masks one by one; raises FormatError and InputError naming the line at fault."""
@@ -226,6 +236,9 @@ def _stream_scenes(sources: list[str], rules: PredictionRules) -> Iterator[Strea
 class _Instances(list):
     """The `instance3d` lines of a scene; others are dropped at once, a stream may carry thousands of 2D masks."""
 
+    has_images = False  # whether there were records of frames
+
     def append(self, line: Line) -> None:
         if line.type == "instance3d":
             super().append(line)
+        self.has_images |= line.type in ("frame", "mask2d")

@@ -89,7 +89,9 @@ def test_table(pc3d):
     assert code == 0 and err == ""
     assert lines[0] == "instance, preset scannet, 2 scenes"
     assert lines[1].split() == ["class", "AP", "AP50", "AP25", "gt"]
-    assert lines[-2].split()[0] == "mean" and lines[-2].split()[2] == "1.0000"
+    assert lines[-4].split()[0] == "mean" and lines[-4].split()[2] == "1.0000"
+    assert lines[-3] == "scannet: the 18 classes of ScanNet; instances of 100 vertices or more"
+    assert lines[-2].startswith("ignored 0 of 6 predictions: ")
     assert lines[-1] == "preset=scannet scenes=2 classes=18 undefined=15 ignored_predictions=0"
     assert all(len(line) == len(line.rstrip()) for line in lines)
 
@@ -205,7 +207,7 @@ def test_presets_differ_and_are_named(pc3d):
         options = ["--classes", "scannet"] if preset == "agnostic-valid" else []
         code, out, _ = pc3d("pred", "--gt", "gt", "--preset", preset, *options)
         assert code == 0 and f"preset={preset} " in out
-        values[preset] = out.splitlines()[-2].split()[-1]  # ground-truth instances
+        values[preset] = out.splitlines()[-4].split()[-1]  # ground-truth instances
     assert values == {
         "scannet": "6", "agnostic-segment3d": "7", "agnostic-maskclustering": "7", "agnostic-valid": "6",
     }  # fmt: skip
@@ -226,7 +228,7 @@ def test_class_agnostic_is_short_for_agnostic_valid(pc3d):
 
 def test_classes_and_label_void(pc3d):
     def gt_count(*options):
-        return pc3d("pred", "--gt", "gt", *options)[1].splitlines()[-2].split()[-1]
+        return pc3d("pred", "--gt", "gt", *options)[1].splitlines()[-4].split()[-1]
 
     assert gt_count("--class-agnostic", "--classes", "scannet") == "6"
     assert gt_count("--class-agnostic", "--classes", "scannet", "--label-void", "5") == "3"
@@ -244,14 +246,14 @@ def test_scannetpp_needs_its_lists_and_drops_masked_vertices(pc3d, world):
     assert pc3d("pred", "--gt", "gt", "--preset", "scannetpp")[0] == 2
     code, out, err = pc3d(*options)
     assert code == 0 and "no-vertex-masks" in err and "classes=2" in out
-    assert out.splitlines()[-2].split()[-1] == "5"
+    assert out.splitlines()[-4].split()[-1] == "5"
     (world / "masks").mkdir()
     for scene, first in (("a", 600), ("b", 0)):  # all of 5001's vertices but 99, nothing of b
         text = "".join(f"{first + index}\n" for index in range(101 if scene == "a" else 0))
         (world / "masks" / f"{scene}.txt").write_text(text)
     code, out, err = pc3d(*options, "--vertex-masks", "masks")
     assert code == 0 and err == ""
-    assert out.splitlines()[-2].split()[-1] == "4"  # 5001 is below the region limit now
+    assert out.splitlines()[-4].split()[-1] == "4"  # 5001 is below the region limit now
     (world / "masks" / "b.txt").unlink()
     assert pc3d(*options, "--vertex-masks", "masks")[0] == 4
     assert pc3d("pred", "--gt", "gt", "--vertex-masks", "masks")[0] == 2
@@ -349,8 +351,51 @@ def test_truncated_and_empty_streams(pc3d):
     assert pc3d("--gt", "gt", "--allow-truncated", stdin=without_end)[0] == 0
     code, _, err = pc3d("--gt", "gt", stdin="")
     assert code == 4 and "<stdin>: empty; expected a pc3d stream" in err
-    nothing = pc3d("--gt", "gt", stdin=text.replace("instance3d", "other3d"))
+    nothing = pc3d("--gt", "gt", stdin=text.replace("instance3d", "other3d").replace("mask2d", "other2d"))
     assert nothing[0] == 0 and "there are no predictions" in nothing[2]
+
+
+def program(identifier, name, parents=()):
+    record = {"type": "program", "id": identifier, "program": name, "version": "1", "argv": [], "parents": parents}
+    return json.dumps(record) + "\n"
+
+
+def test_a_stream_of_2d_masks_is_not_one_without_predictions(pc3d):
+    header, *rest = stream_text().replace("instance3d", "other3d").splitlines(keepends=True)
+    masks = "".join(rest)
+    no_masks = masks.replace("mask2d", "other2d")
+    tracked = program("0" * 12, "pc3d track2d")
+    lifted = tracked + program("1" * 12, "pc3d lift3d", ["0" * 12])
+    for text in (header + masks, header + tracked + masks, header + tracked + no_masks):
+        code, out, err = pc3d("--gt", "gt", stdin=text)
+        assert code == 4 and out == "" and "2 scenes (a, b) with 2D masks" in err and "run `pc3d lift3d` first" in err
+        assert pc3d("--gt", "gt", "--allow-missing", stdin=text)[0] == 4
+    for text in (header + lifted + masks, header + lifted + no_masks, header + no_masks):
+        code, out, err = pc3d("--gt", "gt", stdin=text)
+        assert code == 0 and "there are no predictions" in err and "0.0000" in out
+
+
+def test_masks_beside_their_instances_need_no_lifting(pc3d):
+    tracks = stream_text().replace("instance3d", "other3d")
+    labels = stream_text().replace("mask2d", "other2d")
+    for text in (tracks + labels, labels + tracks):
+        assert pc3d("--gt", "gt", "--csv", stdin=text) == pc3d("--gt", "gt", "--csv", stdin=stream_text())
+
+
+def test_intervals_over_few_scenes_are_unreliable_and_over_one_have_no_meaning(pc3d, world):
+    code, out, err = pc3d("pred", "--gt", "gt", "--bootstrap", "9")
+    assert code == 0 and "an interval over 2 scenes is unreliable (few-scenes)" in err
+    for name in ("gt/b.txt", "pred/b.txt"):
+        (world / name).unlink()
+    code, out, err = pc3d("pred", "--gt", "gt", "--bootstrap", "9", "--report", "report")
+    assert code == 0 and "an interval over one scene has no meaning (one-scene)" in err
+    assert out.splitlines()[-6].split() == ["AP", "-", "-"]
+    intervals = json.loads((world / "report/result.json").read_text())["intervals"]
+    assert intervals == dict.fromkeys(("ap", "ap50", "ap25"), [None, None])
+    for name in "bcdefghij":
+        write_truth(world / "gt" / f"{name}.txt", IDS["b"])
+    enough = pc3d("pred", "--gt", "gt", "--bootstrap", "9", "--allow-missing")
+    assert enough[0] == 0 and "interval" not in enough[2]
 
 
 def test_strict_turns_warnings_into_exit_4(pc3d, world):

@@ -25,6 +25,7 @@ from pc3dcli.papers.granularity.clean import split_components
 from pc3dcli.papers.granularity.instances import Instance, saturate
 
 AGREEING_VIEWS = np.float32(1.2)  # views that must join two groups at least, where more than one sees both; ours
+CHUNK = 1 << 17  # pairs that are worked on at a time: bounds memory, ours
 MOST_NEEDED = np.float32(0.7)  # share of views; a lone view against dissenting tracks reaches 0.77; ours
 
 
@@ -63,15 +64,18 @@ def _unit_tracks(votes, evidence) -> sparse.csr_matrix:
     """Return the (U, T) votes of tracks on units; columns follow votes.views()."""
     point, track, count = votes.pairs()
     column = np.searchsorted(np.array(list(votes.views()), np.int64), track)
-    shape = (len(evidence.keys), len(votes.views()))
-    return sparse.coo_matrix((count.astype(np.float64), (evidence.unit[point], column)), shape).tocsr()
+    total = sparse.csr_matrix((len(evidence.keys), len(votes.views())))
+    for first in range(0, len(point), CHUNK):  # a unit has many points: the sum is far smaller than its parts
+        part = slice(first, first + CHUNK)
+        total += sparse.coo_matrix((count[part], (evidence.unit[point[part]], column[part])), total.shape).tocsr()
+    return total
 
 
 def _fragments(evidence, tracks, pairs, covered, config) -> np.ndarray:
     """Partition the units that masks cover; (U,) int64 fragment, -1 where no mask is."""
     together, apart = _pair_views(evidence, pairs)
     share = _row_shares(tracks)
-    agree = _row_overlap(share[pairs[:, 0]], share[pairs[:, 1]])
+    agree = _row_overlap(share, pairs)
     has_tracks = np.diff(share.indptr) > 0
     weight = np.where(has_tracks[pairs].all(axis=1), config.track_weight, 0.0)
     affinity = (together + weight * agree) / np.maximum(together + apart + weight, 1e-9)
@@ -120,9 +124,11 @@ def _row_shares(matrix) -> sparse.csr_matrix:
     return sparse.diags(1 / np.maximum(total, 1e-9)) @ matrix
 
 
-def _row_overlap(a, b) -> np.ndarray:
-    """Return the histogram intersection of the rows of two sparse matrices."""
-    return np.asarray(a.minimum(b).sum(axis=1)).reshape(-1)
+def _row_overlap(matrix, pairs) -> np.ndarray:
+    """Return (E,) the histogram intersection of the rows of each pair."""
+    chunks = [pairs[first : first + CHUNK] for first in range(0, len(pairs), CHUNK)]
+    parts = [matrix[part[:, 0]].minimum(matrix[part[:, 1]]).sum(axis=1) for part in chunks]
+    return np.concatenate([np.zeros(0), *(np.asarray(part).reshape(-1) for part in parts)])
 
 
 def _join_fragments(evidence, tracks, pairs, fragment, config) -> np.ndarray:

@@ -16,7 +16,7 @@ from pc3dcli.geometry.fusion import drop_flying_pixels
 BLOCK = 0.75  # metres; points are culled against the view in blocks of this size, ours
 MAX_TRACKS = 16  # tracks remembered per point: bounds memory when every keyframe brings new ids, ours
 MAX_TRACK_ID = 1 << 20
-BUFFER = 1 << 20  # pairs collected before they are sorted in
+BUFFER = 1 << 18  # pairs collected before they are sorted in
 
 
 class PointBlocks:
@@ -103,34 +103,42 @@ class PairCounts:
             self._merge()
 
     def pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return rows (P,) int64, columns (P,) int64 and counts (P,) int32, sorted by row, then column."""
+        """Return rows (P,), columns (P,) and counts (P,), int32, sorted by row, then column."""
         self._merge()
-        return self._keys >> 20, self._keys & (MAX_TRACK_ID - 1), self._counts
+        columns = (self._keys & (MAX_TRACK_ID - 1)).astype(np.int32)
+        return (self._keys >> 20).astype(np.int32), columns, self._counts
 
     def _merge(self) -> None:
+        """Insert what is pending, so that memory never holds a second copy of all pairs."""
         if not self._pending:
             return
-        keys = np.concatenate([self._keys, *(keys for keys, _ in self._pending)])
-        counts = np.concatenate([self._counts, *(counts for _, counts in self._pending)])
+        keys, counts = (np.concatenate(part) for part in zip(*self._pending, strict=True))
         self._pending, self._num_pending = [], 0
-        order = np.argsort(keys, kind="stable")  # merges the sorted part in linear time
-        keys, counts = keys[order], counts[order]
-        starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]) if len(keys) else np.zeros(0, np.int64)
-        self._keys, self._counts = keys[starts], np.add.reduceat(counts, starts) if len(starts) else counts
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        starts = np.flatnonzero(np.diff(keys, prepend=-1))  # keys are not negative
+        keys, counts = keys[starts], np.add.reduceat(counts[order], starts) if len(starts) else counts
+        place = np.searchsorted(self._keys, keys)
+        is_known = np.r_[self._keys, -1][place] == keys
+        self._counts[place[is_known]] += counts[is_known]
+        place, keys, counts = place[~is_known], keys[~is_known], counts[~is_known]
+        self._keys, self._counts = np.insert(self._keys, place, keys), np.insert(self._counts, place, counts)
         if self._max_columns is not None:
-            self._forget()
+            self._forget(np.unique(keys >> 20))
 
-    def _forget(self) -> None:
-        rows = self._keys >> 20
-        starts = np.flatnonzero(np.r_[True, rows[1:] != rows[:-1]]) if len(rows) else rows
-        lengths = np.diff(np.r_[starts, len(rows)])
-        if not len(lengths) or lengths.max() <= self._max_columns:
+    def _forget(self, rows: np.ndarray) -> None:
+        """Keep `max_columns` pairs of each of these rows."""
+        first, end = np.searchsorted(self._keys, rows << 20), np.searchsorted(self._keys, (rows + 1) << 20)
+        first, length = first[end - first > self._max_columns], (end - first)[end - first > self._max_columns]
+        if not len(first):
             return
-        by_count = np.lexsort((-self._counts, rows))  # stable: ties stay in order of column
-        rank = np.empty(len(rows), np.int64)
-        rank[by_count] = np.arange(len(rows)) - np.repeat(starts, lengths)
-        keep = rank < self._max_columns
-        self._keys, self._counts = self._keys[keep], self._counts[keep]
+        starts = np.repeat(np.cumsum(length) - length, length)
+        index = np.arange(length.sum()) - starts + np.repeat(first, length)
+        by_count = np.lexsort((-self._counts[index], np.repeat(first, length)))  # stable: ties stay in order of column
+        rank = np.empty(len(index), np.int64)
+        rank[by_count] = np.arange(len(index)) - starts
+        surplus = index[rank >= self._max_columns]
+        self._keys, self._counts = np.delete(self._keys, surplus), np.delete(self._counts, surplus)
 
 
 class PointVotes:

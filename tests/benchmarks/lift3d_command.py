@@ -4,8 +4,8 @@
     python tests/benchmarks/lift3d_command.py [--keep DIR] [--runs 3] [--rounds 1]
 
 100 frames of 640 x 480 of a room with 30 objects, its own cloud thinned to 215,000 points.  Two streams: masks of the
-renderer (`--masks oracle`) and of the default (`--masks regions`).  --rounds 10 repeats the frames ten times with new
-frame and track ids: 1,000 frames of the same points.
+renderer (`--masks oracle`) and of the default (`--masks regions`).  --rounds 10 repeats the frames ten times: 1,000
+frames of the same points, with the same track ids or, with --new-ids, others in every round (memory at its worst).
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def prepare(folder: Path) -> None:
         subprocess.run(command, check=True)
 
 
-def repeat(source: Path, target: Path, rounds: int) -> None:
-    """Write the stream `rounds` times over as one scene, with other frame and track ids in every round."""
+def repeat(source: Path, target: Path, rounds: int, new_ids: int) -> None:
+    """Write the stream `rounds` times over as one scene; track ids grow by `new_ids` from round to round."""
     lines = [json.loads(line) for line in source.open()]
     of_frames = [line for line in lines if line["type"] in ("frame", "mask2d", "detection2d")]
     head = lines[: lines.index(of_frames[0])]
@@ -60,7 +60,7 @@ def repeat(source: Path, target: Path, rounds: int) -> None:
             for line in of_frames:
                 other = line | {"frame": f"{number}{line['frame']}"}
                 if "track" in line:
-                    other["track"] = line["track"] + 10_000 * number
+                    other["track"] = line["track"] + new_ids * number
                 file.write(json.dumps(other) + "\n")
         for line in tail:
             counts = {key: value * rounds for key, value in line.get("counts", {}).items()}
@@ -83,11 +83,16 @@ def main() -> None:
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--new-ids", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        many = [(repeat, folder / f"{m}.ndjson", folder / f"{m}_{args.rounds}.ndjson", args.rounds) for m in MASKS]
+        suffix = f"_{args.rounds}{'new' if args.new_ids else ''}"
+        many = [
+            (repeat, folder / f"{m}.ndjson", folder / f"{m}{suffix}.ndjson", args.rounds, 10_000 * args.new_ids)
+            for m in MASKS
+        ]
         for step, *values in ((prepare, folder), *(many if args.rounds > 1 else [])):
             process = multiprocessing.get_context("spawn").Process(target=step, args=values)
             process.start()
@@ -97,7 +102,7 @@ def main() -> None:
         for masks in MASKS:
             stream = folder / f"{masks}.ndjson"
             if args.rounds > 1:
-                stream = folder / f"{masks}_{args.rounds}.ndjson"
+                stream = folder / f"{masks}{suffix}.ndjson"
             for merge in ("none", "tracks", "consensus"):
                 runs = [measure(stream, merge, folder / "out.ndjson") for _ in range(args.runs)]
                 cpu, peak = (statistics.median(column) for column in zip(*runs, strict=True))

@@ -23,6 +23,7 @@ import typer
 from pc3dcli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
+_REFERENCE = re.compile(r"(?:,? |^)(?:of )?(?:spec(?: section)?|section) \d[\d.]*(?:'s)?|, issue text")
 SUFFIXES = ("ndjson", "ply", "pcd", "bin", "sens")  # files that inputs may be, besides folders
 
 
@@ -58,13 +59,15 @@ def _option(param: Any, kind: Any) -> Option:
     return Option(names, metavar, param.help or "", choices, default)
 
 
-def man_options(options: list[Option]) -> str:
-    """Return the OPTIONS entries as roff."""
+def man_options(options: list[Option], configs: list[Any] = ()) -> str:
+    """Return the OPTIONS entries as roff; what has no default of its own has that of the config field of its name."""
+    fields = {field.name: getattr(config, field.name) for config in configs for field in dataclasses.fields(config)}
     entries = []
     for option in options:
         names = ", ".join(rf"\fB{_roff(name)}\fR" for name in option.names)
         metavar = "" if option.metavar is None else rf" \fI{_roff(option.metavar)}\fR"
-        default = "" if option.default is None else f" Default: {_roff(option.default)}."
+        default = option.default or fields.get(option.names[0].lstrip("-").replace("-", "_"))
+        default = "" if default is None else f" Default: {_roff(str(default))}."
         entries.append(f".TP\n{names}{metavar}\n{_roff(option.help)}{default}")
     return "\n".join([*entries, ".TP\n\\fB\\-h\\fR, \\fB\\-\\-help\\fR\nShow the help and exit."])
 
@@ -82,8 +85,13 @@ def man_parameters(configs: list[Any], options: list[Option]) -> str:
             value = getattr(config, field.name)
             default = _roff(str(value).lower() if isinstance(value, bool | None) else str(value))
             head = rf"\fB{_roff(field.name)}\fR={default} ({_roff(_type_name(hints[field.name]))})"
-            entries.append(f".TP\n{head}\n{_roff(comments.get(field.name, ''))}")
+            entries.append(f".TP\n{head}\n{_roff(_without_references(comments.get(field.name, '')))}")
     return "\n".join(entries)
+
+
+def _without_references(comment: str) -> str:
+    """Return the comment of a field without the places in our specification, which users of the page do not have."""
+    return _REFERENCE.sub("", comment)
 
 
 def _type_name(kind: Any) -> str:
@@ -240,9 +248,10 @@ def generated() -> dict[Path, str]:
     for info in app.registered_commands:
         path = ROOT / f"man/man1/pc3d-{info.name}.1"
         module = sys.modules[info.callback.__module__]
-        parts = {"OPTIONS": man_options(all_commands[info.name])}
-        if hasattr(module, "configs"):
-            parts["PARAMETERS"] = man_parameters(module.configs(), all_commands[info.name])
+        configs = module.configs() if hasattr(module, "configs") else []
+        parts = {"OPTIONS": man_options(all_commands[info.name], configs)}
+        if configs:
+            parts["PARAMETERS"] = man_parameters(configs, all_commands[info.name])
         files[path] = man_page(path, parts)
     return files
 

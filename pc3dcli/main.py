@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -32,6 +34,15 @@ _NO_PLACE = frozenset(
         errno.EROFS,
     }
 )
+
+_LIBRARY_WORDS = {
+    "Value error, ": "",
+    "Input should be a valid integer": "expected an integer",
+    "Input should be a valid number": "expected a number",
+    "Input should be greater than or equal to": "expected at least",
+    "Input should be less than or equal to": "expected at most",
+    "Input should be": "expected",
+}
 
 app = typer.Typer(
     add_completion=False,
@@ -168,8 +179,8 @@ def _unexpected(label: str, error: Exception, is_debug: bool) -> int:
         print(error.format_message(), file=sys.stderr)
         return error.exit_code
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # usage errors of the option parser
-        print(f"{label}: {error.format_message()}", file=sys.stderr)
-        print(f"  hint: {label} --help", file=sys.stderr)
+        message, hint = _usage_text(error.format_message())
+        print(f"{label}: {message}\n  hint: {hint or f'{label} --help'}", file=sys.stderr)
         return error.exit_code
     if type(error).__name__ == "Abort":
         return 130
@@ -192,6 +203,16 @@ def _unexpected(label: str, error: Exception, is_debug: bool) -> int:
         message = f"unexpected {type(error).__name__}: {error}".splitlines()[0]
     print(f"{label}: {message}\n  hint: --debug shows where", file=sys.stderr)
     return 1
+
+
+def _usage_text(message: str) -> tuple[str, str | None]:
+    """Return a message of the option parser without the words of the library that it checks types with, and a hint."""
+    text = message.partition(", unable to parse")[0]
+    for theirs, ours in _LIBRARY_WORDS.items():
+        text = text.replace(theirs, ours)
+    choice = re.search(r"'([^']*)' is not one of (.*)\.", text)
+    near = difflib.get_close_matches(choice[1], choice[2].replace("'", "").split(", "), 1) if choice else []
+    return text, f"did you mean {near[0]}?" if near else None
 
 
 def _say(label: str, error: Pc3dError, is_debug: bool) -> None:

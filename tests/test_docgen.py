@@ -112,6 +112,29 @@ def test_sections_of_the_pages(name):
     assert re.findall(r"(?m)^\.SH (.*)$", page(name)) == SECTIONS
 
 
+@pytest.mark.parametrize("path", PAGES, ids=str)
+def test_pages_do_not_refer_to_what_their_readers_do_not_have(path):
+    text = (ROOT / "man" / path).read_text(encoding="utf-8").replace("\\-", "-")
+    assert not re.search(r"\bspec \d|\bsection \d|our specification|issue text", text, re.IGNORECASE)
+
+
+@pytest.mark.parametrize(
+    ("comment", "shown"),
+    [
+        ("metres, DBSCAN, spec 5.4", "metres, DBSCAN"),
+        ("frames kept, W of spec section 4.4; 15 are read", "frames kept, W; 15 are read"),
+        ("voxels, spec 5.3's, ours here", "voxels, ours here"),
+        ("intersection over union, 3 x 3 pixels", "intersection over union, 3 x 3 pixels"),
+    ],
+)
+def test_comments_lose_their_references(comment, shown):
+    assert docgen._without_references(comment) == shown
+
+
+def test_an_option_shows_the_default_of_the_field_that_it_sets():
+    assert "fewer frames. Default: 3." in page("lift3d")
+
+
 def test_every_command_and_no_other_has_a_page():
     pages = {path.stem for path in PAGES if path.suffix == ".1"}
     assert pages == {"pc3d", *(f"pc3d-{name}" for name in COMMANDS)}

@@ -38,18 +38,19 @@ def demo(
     if out.exists() and not out.is_dir():
         raise UsageError("is a file, expected a folder", file=out)
     labels, scans = out / "labels", out / "scans"
-    _render(scans / SCENE, frames, seed, force)
-    redo = ["--force"] if force else []
+    is_new = _render(scans / SCENE, frames, seed, force)
+    is_stale = force or (is_new and labels.exists())  # labels of another room
+    redo, save = (["--force"], []) if is_stale else ([], ["--skip-done", f"{labels}/"])
     lift = ["pc3d", "lift3d", "--out", f"{labels}/", "--write", "ply", "--snap", *redo]
-    _run_pipe(["pc3d", "track2d", f"{scans}/"], lift)
+    _run_pipe(["pc3d", "track2d", f"{scans}/", *save], lift)
     _run_pipe(["pc3d", "eval", f"{labels}/", "--task", "instance", "--class-agnostic", "--gt", f"{scans}/"])
     _run_pipe(["pc3d", "view", f"{labels}/", "--out", f"{out / 'pictures'}/", *redo])
     pictures = sorted(str(path) for path in (out / "pictures").rglob("*") if path.suffix in (".png", ".html"))
     print("\nlook at\n" + "\n".join(f"  {path}" for path in pictures))
 
 
-def _render(folder: Path, frames: int, seed: int, force: bool) -> None:
-    """Write the scan of a room; a finished one of the same seed and length is kept."""
+def _render(folder: Path, frames: int, seed: int, force: bool) -> bool:
+    """Write the scan of a room; return False where a finished one of the same seed and length is kept."""
     import numpy as np
 
     from pc3dcli.stream.writer import atomic_file
@@ -58,7 +59,7 @@ def _render(folder: Path, frames: int, seed: int, force: bool) -> None:
     done = folder / "rendered.txt"  # written last
     recipe = f"seed {seed}, {frames} frames\n"
     if not force and done.is_file() and done.read_text() == recipe:
-        return
+        return False
     done.unlink(missing_ok=True)
     rng = np.random.default_rng(seed)
     room = make_room(RoomConfig(textures=True, sensor_noise=True, missing_depth=True), rng)
@@ -67,6 +68,7 @@ def _render(folder: Path, frames: int, seed: int, force: bool) -> None:
     write_room(room, folder, capture, rng)
     with atomic_file(done) as file:
         file.write(recipe.encode())
+    return True
 
 
 def _run_pipe(*commands: list[str]) -> None:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from pc3dcli.errors import InputError, UsageError
+from pc3dcli.errors import FormatError, InputError, UsageError
 from pc3dcli.stream.provenance import file_digest
 from pc3dcli.stream.reader import Line, SceneRecords, read_lines, read_scenes
+from pc3dcli.stream.records import MAX_ID_PART, is_scene_id
 
 if TYPE_CHECKING:
     from pc3dcli.datasets.scene import SceneRef
@@ -130,13 +131,17 @@ def _absolute_root(root: str, folder: Path, pairs: list[tuple[Path, Path]]) -> s
 def found_scenes(names: list[str], dataset: str) -> list[SceneRef]:
     """Return the scans on disk that `names` hold, in the order given; a scene id may come once.
 
-    raises  UsageError for an id that comes twice, InputError where no scene is found
+    raises  UsageError for an id that comes twice, InputError where no scene is found, FormatError for a name that
+            cannot be a scene id
     """
     from pc3dcli.datasets import open_scenes
 
     refs = [ref for name in names for ref in open_scenes(Path(name), dataset)]
     paths: dict[str, Path] = {}
     for ref in refs:
+        if not is_scene_id(ref.scene):
+            message = f"the name {ref.scene!r} cannot be a scene id: at most {MAX_ID_PART} letters, digits and . _ -"
+            raise FormatError(f"{message} without spaces", file=ref.path, hint="rename the file or folder")
         if paths.setdefault(ref.scene, ref.path) is not ref.path:
             raise UsageError(f"scene {ref.scene} is both {paths[ref.scene]} and {ref.path}", hint="rename one folder")
     return refs

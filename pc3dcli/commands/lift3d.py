@@ -26,7 +26,7 @@ EXAMPLES = (
     "  pc3d track2d scans/ | pc3d lift3d --out labels/\n"
     "  pc3d lift3d tracks.ndjson --merge tracks --out labels/ --write ply,scannet"
 )
-FORMATS = ("ply", "scannet")
+FORMATS = {"ply": ".ply", "scannet": ".txt"}  # and the suffix of the file that is there when it is written
 CONSUMED = frozenset({"frame", "mask2d", "detection2d"})
 
 
@@ -51,10 +51,10 @@ def configs() -> list[Any]:
 
 def lift3d(
     ctx: typer.Context,
-    scenes: options.Scenes = None,
+    scenes: options.Streams = None,
     merge: Annotated[
         Literal["consensus", "tracks", "none"],
-        typer.Option("--merge", metavar="HOW", help="consensus, tracks or none."),
+        typer.Option("--merge", metavar="HOW", help="How masks become instances: consensus, tracks or none."),
     ] = "consensus",
     min_views: Annotated[
         int | None, typer.Option("--min-views", min=1, metavar="N", help="Drop instances seen in fewer frames.")
@@ -112,10 +112,13 @@ def lift3d(
         common.print_config(ctx, [lift])
     if per_view and out == "-":
         raise UsageError("--per-view needs a place for its points", hint="add --out views/")
-    settings = Settings(merge, per_view, snap, max_depth, _formats(write, out), lift)
+    settings = Settings(
+        merge=merge, per_view=per_view, snap=snap, max_depth=max_depth, formats=_formats(write, out), lift=lift
+    )
     program = common.program(ctx, [lift], weights={}, exclude=("min_views", "merge_iou", "max_gap"))
     process = lift_view if per_view else lift_scene
-    Execution(ctx, program).run(_tasks(ctx, settings), process)
+    needed = tuple(FORMATS[name] for name in settings.formats)
+    Execution(ctx, program).run(_tasks(ctx, settings), process, needed_files=needed)
 
 
 def _formats(write: str | None, out: str) -> tuple[str, ...]:
@@ -200,7 +203,8 @@ def _frames(records: Iterable[dict]) -> Iterator[FrameMasks]:
             frame = FrameMasks(record, [], [])
             continue
         if frame is None or record["frame"] != frame.record["frame"]:
-            raise FormatError(f'{record["type"]} of frame "{record["frame"]}" does not follow its frame record')
+            message = f'{record["type"]} of frame "{record["frame"]}" does not follow its frame record'
+            raise FormatError(message, hint="a frame record comes first, then all masks of that frame, then the next")
         if record["type"] == "mask2d":
             frame.tracks.append((_track_id(record), record["rle"]))
         else:
@@ -211,11 +215,12 @@ def _frames(records: Iterable[dict]) -> Iterator[FrameMasks]:
 
 def _track_id(record: dict) -> int:
     from pc3dcli.errors import FormatError
+    from pc3dcli.stream.records import MAX_TRACKS, is_track_id
 
-    track = record["track"]
-    if type(track) is not int or not 0 <= track < 1 << 20:
-        raise FormatError(f'track {track!r} of frame "{record["frame"]}": expected an integer from 0 to 2^20')
-    return track
+    if not is_track_id(record["track"]):
+        problem = f'track {record["track"]!r} of frame "{record["frame"]}"'
+        raise FormatError(f"{problem}: expected an integer from 0 to {MAX_TRACKS - 1}")
+    return record["track"]
 
 
 def lift_scene(task: SceneTask, context: Context) -> Iterator[dict]:
@@ -247,7 +252,7 @@ def lift_scene(task: SceneTask, context: Context) -> Iterator[dict]:
         raise InputError("scene has no frames", hint="lift3d needs the frame and mask2d records of pc3d track2d")
     instances = lifter.instances(settings.merge, _superpoints(cloud, known) if settings.snap else None)
     kappa = lifter.conflict_rate()
-    context.warnings.append(f"{len(instances)} instances from {done} frames, conflict rate {kappa:.4f}")
+    context.warn(f"{len(instances)} instances from {done} frames, conflict rate {kappa:.4f}")
     yield scene
     yield {"type": "metric", "name": "conflict_rate", "value": kappa, "scene": task.id}
     indices = [known[instance.point_index] for instance in instances]

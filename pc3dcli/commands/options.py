@@ -56,10 +56,22 @@ Scenes = Annotated[
     list[str] | None,
     typer.Argument(metavar="SCENE...", help="Scene folders, streams, @list.txt or -.", show_default=False),
 ]
+Streams = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="STREAM...", help="Streams of track2d, its --out folder, @list.txt or -.", show_default=False
+    ),
+]
 Dataset = Annotated[str, advanced("--dataset", metavar="NAME", help="Layout of the scenes; auto detects it.")]
 DepthScale = Annotated[
     float | None,
-    advanced("--depth-scale", min=1e-6, max=100, metavar="M", help="Metres per stored depth unit, if no file says it."),
+    advanced(
+        "--depth-scale",
+        min=1e-6,
+        max=100,
+        metavar="M",
+        help="Metres per stored depth unit, instead of what the scan says.",
+    ),
 ]
 MaxDepth = Annotated[
     float, advanced("--max-depth", min=0.1, max=400, metavar="M", help="Depth beyond M metres counts as missing.")
@@ -67,7 +79,10 @@ MaxDepth = Annotated[
 SkipBadPoses = Annotated[bool, advanced("--skip-bad-poses", help="Skip frames whose pose file is malformed.")]
 Out = Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="FILE.ndjson, a folder, or - for stdout.")]
 Force = Annotated[bool, advanced("--force", "-f", help="Redo what exists.")]
-SkipDone = Annotated[Path | None, advanced("--skip-done", metavar="DIR", help="Skip scenes finished in DIR.")]
+SkipDone = Annotated[
+    Path | None,
+    advanced("--skip-done", metavar="DIR", help="Skip scenes finished in DIR, the --out of a later command."),
+]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, metavar="N", help="Processes; output stays the same.")]
 Device = Annotated[str, advanced("--device", metavar="DEV", help="auto, cpu or cuda:0, for networks.")]
 Seed = Annotated[int, advanced("--seed", min=0, metavar="N", help="Seed of everything random.")]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pc3dcli.datasets.scene import Frame, RgbdFrame, Scene
     from pc3dcli.masks2d.grid_prompts import GridPromptsConfig
     from pc3dcli.masks2d.sam2_video import Sam2Video
+    from pc3dcli.masks2d.sam2_video_config import Sam2VideoConfig
     from pc3dcli.papers.granularity.policy import MaskSource, Propagator, TrackedFrame
 
 EXAMPLES = (
@@ -37,7 +39,6 @@ class Settings:
     prompts: Path | None
     sam_weights: Path | None
     sam2_weights: Path | None
-    chunk: int
     max_depth: float
     depth_scale: float | None
     skip_bad_poses: bool
@@ -48,6 +49,7 @@ class Settings:
     reproject: Any
     oracle: Any
     grid: Any
+    video: Any
 
 
 def configs() -> list[Any]:
@@ -56,9 +58,12 @@ def configs() -> list[Any]:
     from pc3dcli.masks2d.oracle import OracleConfig
     from pc3dcli.masks2d.regions import RegionsConfig
     from pc3dcli.masks2d.reproject import ReprojectConfig
+    from pc3dcli.masks2d.sam2_video_config import Sam2VideoConfig
     from pc3dcli.papers.granularity.policy import PolicyConfig
 
-    return [PolicyConfig(), RegionsConfig(), ReprojectConfig(), OracleConfig(), GridPromptsConfig()]
+    return [
+        PolicyConfig(), RegionsConfig(), ReprojectConfig(), OracleConfig(), GridPromptsConfig(), Sam2VideoConfig()
+    ]  # fmt: skip
 
 
 def track2d(
@@ -66,11 +71,11 @@ def track2d(
     scenes: options.Scenes = None,
     masks: Annotated[
         Literal["regions", "sam", "sam2", "files", "oracle"],
-        typer.Option("--masks", metavar="SOURCE", help="regions, sam, sam2, files, oracle."),
+        typer.Option("--masks", metavar="SOURCE", help="Source of masks: regions, sam, sam2, files or oracle."),
     ] = "regions",
     propagate: Annotated[
         Literal["reproject", "sam2", "none"],
-        typer.Option("--propagate", metavar="HOW", help="reproject, sam2 or none."),
+        typer.Option("--propagate", metavar="HOW", help="How ids are carried on: reproject, sam2 or none."),
     ] = "reproject",
     stride: Annotated[int, typer.Option("--stride", min=1, metavar="N", help="Use every N-th frame.")] = 1,
     prompts: Annotated[
@@ -126,14 +131,29 @@ def track2d(
     found = common.configure(ctx, *configs())
     if print_config:
         common.print_config(ctx, found)
-    policy, regions, reproject, oracle, grid = found
+    policy, regions, reproject, oracle, grid, video = found
     settings = Settings(
-        masks, propagate, stride, prompts, sam_weights, sam2_weights, chunk, max_depth, depth_scale, skip_bad_poses,
-        device, seed, regions, policy, reproject, oracle, grid,
-    )  # fmt: skip
+        masks=masks,
+        propagate=propagate,
+        stride=stride,
+        prompts=prompts,
+        sam_weights=sam_weights,
+        sam2_weights=sam2_weights,
+        max_depth=max_depth,
+        depth_scale=depth_scale,
+        skip_bad_poses=skip_bad_poses,
+        device=device,
+        seed=seed,
+        regions=regions,
+        policy=policy,
+        reproject=reproject,
+        oracle=oracle,
+        grid=grid,
+        video=video,
+    )
     weights = _check(settings)
     program = common.program(ctx, found, weights=weights, exclude=("prompts", "sam_weights", "sam2_weights"))
-    Execution(ctx, program).run(_tasks(ctx, settings), track_scene)
+    Execution(ctx, program).run(_tasks(ctx, settings), track_scene, describe=_describe)
 
 
 def _check(settings: Settings) -> dict[str, str]:
@@ -155,8 +175,12 @@ def _check(settings: Settings) -> dict[str, str]:
 
 
 def _tasks(ctx: typer.Context, settings: Settings) -> Iterator[SceneTask]:
-    """Yield a task for each scan on disk, then for each scene of the streams among the inputs."""
+    """Yield a task for each scan on disk, then for each scene of the streams among the inputs.
+
+    raises  UsageError for frames of one scene from two places
+    """
     from pc3dcli.commands.inputs import expand_names, found_scenes, is_stream, sharded, stream_scenes
+    from pc3dcli.errors import UsageError
 
     params = ctx.params
     names = expand_names(ctx, params["scenes"], EXAMPLES)
@@ -170,7 +194,13 @@ def _tasks(ctx: typer.Context, settings: Settings) -> Iterator[SceneTask]:
         roots=params["root"],
         allow_truncated=params["allow_truncated"],
     )
+    places = {ref.scene: str(ref.path) for ref in refs}
     for scene in sharded(streams, params["shard"]):
+        if scene.kept:
+            if scene.id in places:
+                found = f"scene {scene.id} is in {places[scene.id]} and in {scene.source}"
+                raise UsageError(found, hint="leave one of them out, or run once for each")
+            places[scene.id] = scene.source
         segment = scene.segment + (1 if refs else 0)
         payload = (settings, scene.kept)
         yield SceneTask(scene.scene, payload, tuple(scene.passed), scene.ok, tuple(scene.programs), segment)
@@ -187,8 +217,8 @@ def track_scene(task: SceneTask, context: Context) -> Iterator[dict]:
     settings, source = task.payload
     scene = _open(task, settings, source)
     yield _scene_record(task, scene)
-    context.warnings.extend(_remarks(scene))
     frames = scene.frames[:: settings.stride]
+    _introduce(scene, frames, settings.max_depth, context)
     detections = _Recorder(_mask_source(settings, scene.scene))
     for done, tracked in enumerate(_track(settings, scene, frames, detections), 1):
         frame = frames[tracked.t]
@@ -212,7 +242,8 @@ def _open(task: SceneTask, settings: Settings, source: Any) -> Scene:
     from pc3dcli.errors import InputError
 
     if isinstance(source, list):
-        frames = tuple(frame_from_record(record) for record in source)
+        scale = {} if settings.depth_scale is None else {"depth_scale": settings.depth_scale}
+        frames = tuple(frame_from_record(record | scale) for record in source)
         record = task.scene
         scene = Scene(task.id, Path(record["root"]), record.get("dataset", "stream"), frames, record.get("points"))
     else:
@@ -238,13 +269,35 @@ def _scene_record(task: SceneTask, scene: Scene) -> dict:
     return record
 
 
-def _remarks(scene: Scene) -> list[str]:
-    """Say what was assumed, and which frames are skipped and why."""
-    remarks = list(scene.notes)
+def _describe(task: SceneTask) -> str:
+    """Say for --dry-run what a scene is: layout, frames, image size and depth unit, between tabs."""
+    from pc3dcli.errors import Pc3dError
+
+    try:
+        scene = _open(task, *task.payload)
+    except Pc3dError as error:
+        return f"cannot be read: {error}"
+    size, skipped = scene.frames[0].size, f" ({len(scene.skipped)} skipped)" if scene.skipped else ""
+    unit = f"depth unit {scene.frames[0].depth_scale:.6g} m" if scene.frames[0].depth else "no depth"
+    return f"{scene.dataset}\t{len(scene.frames)} frames{skipped}\t{size[1]} x {size[0]}\t{unit}"
+
+
+def _introduce(scene: Scene, frames: tuple[Frame, ...], max_depth: float, context: Context) -> None:
+    """Say what a scene is, what was assumed, which frames are skipped and why, and whether its depth can be right."""
+    from pc3dcli.datasets.depth_unit import sample_depth
+
+    sample = sample_depth(scene.root, frames, max_depth)
+    depth = f"depth unit {sample.unit:.6g} m, median {sample.median:.2f} m" if sample else "no depth"
+    context.note(f"{len(frames)} frames of {frames[0].size[1]} x {frames[0].size[0]}, {depth}")
+    for note in scene.notes:
+        context.warn(note)
     if scene.skipped:
-        examples = ", ".join(f"{frame} ({reason})" for frame, reason in scene.skipped[:3])
-        remarks.append(f"{len(scene.skipped)} frames skipped: {examples}{', ...' if len(scene.skipped) > 3 else ''}")
-    return remarks
+        reasons = Counter(reason for _, reason in scene.skipped).most_common()
+        shown = "; ".join(reason if count == 1 else f"{reason} ({count})" for reason, count in reasons[:3])
+        usable = f"{len(scene.frames)}/{len(scene.frames) + len(scene.skipped)} frames usable"
+        context.warn(f"{usable}, {len(scene.skipped)} skipped: {shown}{'; ...' if len(reasons) > 3 else ''}")
+    if sample and sample.doubt():
+        context.warn(sample.doubt())
 
 
 def _track(settings: Settings, scene: Scene, frames: tuple[Frame, ...], source: MaskSource) -> Iterator[TrackedFrame]:
@@ -294,7 +347,7 @@ def _propagator(settings: Settings) -> Propagator | None:
     if settings.propagate == "none":
         return None
     if settings.propagate == "sam2":
-        network = _network_video(settings.sam2_weights, _device(settings), settings.chunk)
+        network = _network_video(settings.sam2_weights, _device(settings), settings.video)
         network.reset()
         return network
     from pc3dcli.masks2d.reproject import Reproject
@@ -315,10 +368,10 @@ def _network_masks(kind: str, weights: Path, device: str, config: GridPromptsCon
 
 
 @lru_cache(maxsize=1)
-def _network_video(weights: Path, device: str, window: int) -> Sam2Video:
-    from pc3dcli.masks2d.sam2_video import Sam2Video, Sam2VideoConfig
+def _network_video(weights: Path, device: str, config: Sam2VideoConfig) -> Sam2Video:
+    from pc3dcli.masks2d.sam2_video import Sam2Video
 
-    return Sam2Video(weights, device, Sam2VideoConfig(window=window))
+    return Sam2Video(weights, device, config)
 
 
 def _device(settings: Settings) -> str:

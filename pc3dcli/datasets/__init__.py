@@ -25,8 +25,6 @@ LAYOUTS = {  # in the order they are tried
     "cloud": cloud_file,
 }
 MAX_LEVELS = 4  # folders between the path given and a scene; ours
-MAX_NAME = 200  # letters, as in stream/records.py: files are named after a scene, with suffixes
-SCENE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 
 
 def open_scenes(path: Path, dataset: str = "auto") -> list[SceneRef]:
@@ -34,7 +32,7 @@ def open_scenes(path: Path, dataset: str = "auto") -> list[SceneRef]:
 
     path     a scene folder, a folder of scene folders, a .sens, .ndjson or cloud file
     dataset  a key of LAYOUTS, or "auto" to take the first that matches each folder
-    raises   UsageError for an unknown dataset, InputError when nothing is found, FormatError for an impossible id
+    raises   UsageError for an unknown dataset, InputError when nothing is found, FormatError for an id that comes twice
     """
     if dataset != "auto" and dataset not in LAYOUTS:
         raise UsageError(f"unknown dataset {dataset!r}, expected auto, {', '.join(LAYOUTS)}")
@@ -49,8 +47,8 @@ def open_scenes(path: Path, dataset: str = "auto") -> list[SceneRef]:
         clouds = {name: layout for name, layout in layouts.items() if name == "cloud"}
         found = _find_below(path, "", scans, MAX_LEVELS) or _find_below(path, "", clouds, MAX_LEVELS)
     if not found:
-        tried = "; ".join(layout.PATTERN for layout in layouts.values())
-        raise InputError(f"found no scene; looked for {tried}", file=path)
+        needs = "".join(f"\n    {name:<12}{layout.PATTERN}" for name, layout in layouts.items())
+        raise InputError("found no scene", file=path, hint=f"a scene is a folder or file with one of{needs}")
     for first, second in itertools.pairwise(sorted(found, key=lambda ref: ref.scene)):
         if first.scene == second.scene:
             raise FormatError(f"{second.path} would be scene {first.scene!r} too", file=first.path, hint="rename one")
@@ -60,7 +58,7 @@ def open_scenes(path: Path, dataset: str = "auto") -> list[SceneRef]:
 def _find(path: Path, scene: str, layouts: dict) -> list[SceneRef]:
     for dataset, layout in layouts.items():
         if layout.matches(path):
-            return [SceneRef(_checked_id(scene, path), path, dataset)]
+            return [SceneRef(scene, path, dataset)]
     return []
 
 
@@ -96,12 +94,3 @@ def _stem(path: Path) -> str:
         if suffix and name.endswith(suffix):
             return name.removesuffix(suffix)
     return name
-
-
-def _checked_id(scene: str, path: Path) -> str:
-    if not SCENE_ID.fullmatch(scene) or len(scene.rpartition("/")[2]) > MAX_NAME:
-        message = (
-            f"the name {scene!r} cannot be a scene id: at most {MAX_NAME} letters, digits and . _ - without spaces"
-        )
-        raise FormatError(message, file=path, hint="rename the file or folder")
-    return scene

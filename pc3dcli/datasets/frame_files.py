@@ -23,7 +23,7 @@ from pc3dcli.formats.poses import check_intrinsics, check_rigid, read_matrix
 from pc3dcli.geometry.cameras import scale_intrinsics
 
 POSE_HINT = "delete the frame or pass --skip-bad-poses"
-LOST = "the pose is not finite: tracking was lost"  # why a frame is skipped
+LOST = "invalid pose, tracking was lost"  # why a frame is skipped
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@
 - one COCO file, {"images": [...], "annotations": [...]}, or a plain list of annotations or results;
 - one NDJSON file: `mask2d` records of pc3d itself, or COCO annotations, one a line.
 
-A file or an image name belongs to a frame when its stem is the frame's id, the stem or the name of the frame's image,
-or, for stems of digits, the same number.  Names inside a file are only compared and never opened.
+A file or an image name belongs to a frame when its stem is the frame's id, the stem or the name of the frame's image
+(frame-000000 for frame-000000.color.jpg, too), or, for stems of digits, the same number.  Names inside a file are only
+compared and never opened.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ class MaskFiles:
             self._entries = _read_coco(self._path)
         names = self._files or self._entries
         if not names:
-            raise InputError("found no masks", file=self._path, hint="expected <frame>.png, <frame>.json or COCO JSON")
+            hint = "expected <frame>.png, <frame>.json or COCO JSON, of several scenes in a folder <scene>/ each"
+            raise InputError("found no masks", file=self._path, hint=hint)
         self._by_number = _by_number(names)
 
     def masks(self, view) -> list[Mask2d]:
@@ -84,7 +86,8 @@ class MaskFiles:
         """Return the name under which a frame's masks are known."""
         names = self._files or self._entries
         image = PurePosixPath(frame.image or "")
-        wanted = [name for name in (frame.frame, image.stem, image.name) if name in names]
+        known_as = (frame.frame, image.stem, image.stem.removesuffix(".color"), image.name)
+        wanted = [name for name in known_as if name in names]
         if wanted:
             return wanted[0]
         return self._by_number.get(int(frame.frame)) if _is_number(frame.frame) else None

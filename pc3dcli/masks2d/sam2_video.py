@@ -27,6 +27,7 @@ import torch
 
 from pc3dcli.errors import UsageError
 from pc3dcli.masks2d.sam2 import autocast, import_sam2, load_sam2
+from pc3dcli.masks2d.sam2_video_config import Sam2VideoConfig
 from pc3dcli.masks2d.voxel_prior import VoxelPrior
 
 if TYPE_CHECKING:
@@ -34,18 +35,6 @@ if TYPE_CHECKING:
 
 _ENDLESS = 1 << 30  # frames of the video, as far as the predictor needs to know
 _PIXEL_MEAN, _PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as the package's loader has them
-
-
-@dataclass(frozen=True)
-class Sam2VideoConfig:
-    """Settings of the propagation."""
-
-    window: int = 16  # frames of memory kept an object, W of spec section 4.4; SAM 2 reads 15 back
-    max_prompts: int = 4  # conditioning frames kept an object, 2 or more; ours
-    encoded_frames: int = 12  # encoded images kept for reverse passes, 17 MB each at 1024 pixels; ours
-    min_area: float = 0.0005  # share of the image below which a mask is not visible, a_min of spec section 4.4
-    voxel: float = 0.05  # metres, of the geometric prior, spec section 4.2
-    min_points: int = 30  # voxels that a frame must see before a dormant track is tried, spec section 4.6
 
 
 @dataclass
@@ -91,7 +80,7 @@ class Sam2Video:
         self._objects: dict[int, _Memory] = {}
         self._encoded: OrderedDict[int, list[torch.Tensor]] = OrderedDict()
         self._position_codes: list[torch.Tensor] = []  # of image features; the same for every frame
-        self._prior = VoxelPrior(self._config.voxel)
+        self._prior = VoxelPrior(self._config.prior_voxel)
         self._shared = {  # what the predictor reads of its inference state and does not belong to an object
             "images": (),
             "num_frames": _ENDLESS,
@@ -150,7 +139,7 @@ class Sam2Video:
 
     def candidates(self, t: int, view, dormant: Sequence[int]) -> list[int]:
         """Return the dormant tracks that frame t may show: enough of their voxels pass its depth test."""
-        return self._prior.candidates(view, dormant, self._config.min_points)
+        return self._prior.candidates(view, dormant, self._config.prior_min_seen)
 
     def reverse(self, t: int, views: Sequence, tracks: Sequence[int]) -> Iterator[dict[int, np.ndarray]]:
         """Track objects that were prompted on frame t backwards in time; forward memory is left as it is.
@@ -166,7 +155,7 @@ class Sam2Video:
     def _prune(self, objects: dict[int, _Memory], t: int) -> None:
         """Drop what no frame from t on can read, of every object, run or not; t lies ahead in either direction."""
         for memory in objects.values():
-            for frame in [frame for frame in memory.tracked if abs(t - frame) > self._config.window]:
+            for frame in [frame for frame in memory.tracked if abs(t - frame) > self._config.chunk]:
                 del memory.tracked[frame]
             for frame, output in memory.tracked.items():
                 if abs(t - frame) > self._spatial_reach:

@@ -7,19 +7,14 @@ spool until the scene is finished and reach the sink in one piece, so a failed s
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 import tempfile
-import threading
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import closing, contextmanager
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -28,7 +23,7 @@ from pc3dcli.stream.provenance import Program, heads
 from pc3dcli.stream.records import dump_record
 from pc3dcli.stream.sinks import SideFiles, Sink
 from pc3dcli.stream.spool import SPOOL_BYTES
-from pc3dcli.stream.writer import SPOOL_PREFIX
+from pc3dcli.stream.workers import interrupts_held, spool_folder, worker_pool
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,7 @@ class SceneTask:
         return None if self.scene is None else self.scene["scene"]
 
 
-def _no_report(done: int, total: int | None) -> None:  # no lambda: a Context goes to other processes
+def _silent(*_: object) -> None:  # no lambda: a Context goes to other processes
     pass
 
 
@@ -66,13 +61,15 @@ class Context:
     side      where bulk files go; None when the stream goes to standard output
     programs  the program chain of the output, ours last, for files that carry it
     report    report(done, total) draws progress
-    warnings  what the user should know though the scene goes well; said when it is finished
+    warn      says what the user should know though the scene goes well
+    note      says what is of interest to one who watches
     """
 
     side: SideFiles | None
     programs: tuple[dict, ...]
-    report: Callable[[int, int | None], None] = _no_report
-    warnings: list[str] = field(default_factory=list)
+    report: Callable[[int, int | None], None] = _silent
+    warn: Callable[[str], None] = _silent
+    note: Callable[[str], None] = _silent
 
 
 Process = Callable[[SceneTask, Context], Iterator[dict]]
@@ -84,6 +81,7 @@ class Reporter(Protocol):
     def scene_progress(self, scene: str, done: int, total: int | None) -> None: ...
     def scene_finished(self, scene: str, status: str, message: str | None) -> None: ...
     def warn(self, message: str) -> None: ...
+    def note(self, message: str) -> None: ...
 
 
 @dataclass
@@ -111,6 +109,7 @@ class Runner:
     is_unordered: bool = False
     is_fail_fast: bool = False
     has_provenance: bool = True
+    needed_files: tuple[str, ...] = ()  # suffixes of the files beside the records without which no scene is done
 
     def run(self, tasks: Iterable[SceneTask], process: Process) -> Summary:
         """Do every task and write its records.
@@ -134,7 +133,10 @@ class Runner:
 
     def is_done(self, task: SceneTask) -> bool:
         """Tell whether the output holds this scene already; raises UsageError when it was made with other settings."""
-        return task.id is not None and task.is_ok and self.sink.is_done(task.id, self.chain(task.programs))
+        if task.id is None or not task.is_ok or not self.sink.is_done(task.id, self.chain(task.programs)):
+            return False
+        side = self.sink.side_files(task.id)
+        return side is None or all(side.path(suffix).is_file() for suffix in self.needed_files)
 
     def _run(self, tasks: Iterable[SceneTask], process: Process, summary: Summary) -> None:
         segment = _Segment(self.sink)
@@ -142,6 +144,8 @@ class Runner:
             for task, spool, report in results:
                 segment.open(task.segment, self.chain(task.programs))
                 if spool is None:
+                    self.sink.keep(task.id)
+                    segment.scenes += 1
                     summary.skipped.append(task.id)
                     self.reporter.scene_finished(task.id, "skipped", None)
                     continue
@@ -158,11 +162,17 @@ class Runner:
         segment.scenes += 1
         segment.failed += not report.is_ok
         (summary.done if report.is_ok else summary.failed).append(task.id)
-        for warning in report.warnings:
-            self.reporter.warn(f"{task.id}: {warning}")
+        for is_warning, message in report.said:
+            (self._warn if is_warning else self._note)(task.id, message)
         self.reporter.scene_finished(task.id, "done" if report.is_ok else "failed", report.message)
         if self.is_fail_fast and report.error is not None:
             raise report.error
+
+    def _warn(self, scene: str, message: str) -> None:
+        self.reporter.warn(f"{scene}: {message}")
+
+    def _note(self, scene: str, message: str) -> None:
+        self.reporter.note(f"{scene}: {message}")
 
     def _context(self, task: SceneTask) -> Context:
         side = None if task.id is None else self.sink.side_files(task.id)
@@ -174,7 +184,8 @@ class Runner:
             if self.is_done(task):
                 yield task, None, None
                 continue
-            context = replace(self._context(task), report=partial(self.reporter.scene_progress, task.id))
+            says = {"report": self.reporter.scene_progress, "warn": self._warn, "note": self._note}
+            context = replace(self._context(task), **{name: partial(say, task.id) for name, say in says.items()})
             spool = tempfile.SpooledTemporaryFile(  # noqa: SIM115 - closed by the one who writes it out
                 SPOOL_BYTES, dir=folder if folder and folder.is_dir() else None
             )
@@ -183,7 +194,7 @@ class Runner:
             yield task, spool, report
 
     def _parallel(self, tasks: Iterable[SceneTask], process: Process) -> Iterator[_Result]:
-        with _spool_folder(self.sink.spool_folder) as folder, _pool(self.jobs) as pool:
+        with spool_folder(self.sink.spool_folder) as folder, worker_pool(self.jobs) as pool:
             waiting: deque[tuple[SceneTask, Future | None]] = deque()
             failure: Exception | None = None
             source = iter(tasks)
@@ -198,7 +209,7 @@ class Runner:
                     break
                 job = None
                 if not is_done:
-                    with _interrupts_held():
+                    with interrupts_held():
                         job = pool.submit(_work, task, process, self._context(task), folder)
                 waiting.append((task, job))
                 while len(waiting) >= 2 * self.jobs or self._is_ready(waiting):
@@ -230,12 +241,12 @@ class Runner:
 
 @dataclass(frozen=True)
 class _Report:
-    """How one scene went."""
+    """How one scene went; what a worker process had to say as (is a warning, text)."""
 
     is_ok: bool
     message: str | None = None
     error: Pc3dError | None = None
-    warnings: tuple[str, ...] = ()
+    said: tuple[tuple[bool, str], ...] = ()
 
 
 _Result = tuple[SceneTask, BinaryIO | None, _Report | None]
@@ -273,9 +284,10 @@ def _spool_scene(task: SceneTask, process: Process, context: Context, spool: Bin
         program = context.programs[-1]["id"] if context.programs else None
         _write(spool, [_scene_record(task.scene, context), _error_record(error, task.id, program)])
         _write(spool, [{"type": "scene_end", "scene": task.id, "ok": False}])
-        return _Report(False, error.with_hint(), error)
+        message = error.with_hint() if error.file is not None else f"{task.id}: {error.with_hint()}"
+        return _Report(False, message, error)
     _write(spool, [{"type": "scene_end", "scene": task.id, "ok": True, "counts": dict(sorted(counts.items()))}])
-    return _Report(True, warnings=tuple(context.warnings))
+    return _Report(True)
 
 
 def _write_scene(task: SceneTask, process: Process, context: Context, spool: BinaryIO) -> Counter:
@@ -310,7 +322,7 @@ def _copy_scene(task: SceneTask, context: Context, spool: BinaryIO) -> _Report:
     _write(spool, [task.scene if context.programs else _scene_record(task.scene, context)])
     _copy_lines(task, spool)
     _write(spool, [{"type": "scene_end", "scene": task.id, "ok": False}])
-    return _Report(False, "failed in an earlier stage")
+    return _Report(False, f"{task.id}: failed in an earlier stage")
 
 
 def _copy_lines(task: SceneTask, spool: BinaryIO) -> None:
@@ -344,54 +356,10 @@ def _error_record(error: Pc3dError, scene: str, program: str | None) -> dict:
 def _work(task: SceneTask, process: Process, context: Context, folder: Path) -> tuple[Path, _Report]:
     """Do one scene in a worker process; its lines come back as a file."""
     handle, name = tempfile.mkstemp(dir=folder)
+    said: list[tuple[bool, str]] = []
+    context = replace(
+        context, warn=lambda message: said.append((True, message)), note=lambda message: said.append((False, message))
+    )
     with os.fdopen(handle, "wb") as spool:
-        return Path(name), _spool_scene(task, process, context, spool)
-
-
-@contextmanager
-def _spool_folder(parent: Path | None) -> Iterator[Path]:
-    """Make a folder for the spools of worker processes; a later run removes that of a killed one."""
-    if parent is not None:
-        parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=SPOOL_PREFIX, suffix=f".{os.getpid()}.tmp", dir=parent) as name:
-        yield Path(name)
-
-
-@contextmanager
-def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """Open worker processes; on any way out but the normal one they are stopped, whatever they are doing."""
-    others = multiprocessing.active_children()
-    resource_tracker.ensure_running()  # it must not inherit the held signal
-    start = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks
-    pool = ProcessPoolExecutor(jobs, mp_context=start, initializer=_start_worker, initargs=(os.getpid(),))
-    try:
-        yield pool
-    except BaseException:
-        for worker in multiprocessing.active_children():
-            if worker not in others:
-                worker.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Start processes with Ctrl-C blocked: it reaches the whole group, and the parent alone answers."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start_worker(parent: int) -> None:
-    """End with the parent even when it is killed, be it before this."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+        report = _spool_scene(task, process, context, spool)
+    return Path(name), replace(report, said=tuple(said))

@@ -12,6 +12,8 @@ from typing import Any, BinaryIO
 from pc3dcli.errors import FormatError
 from pc3dcli.stream.records import FORMAT, FREE_TYPES, MAX_LINE_BYTES, VERSION, check_record
 
+FILTER_HINT = "was the stream filtered? a filter must keep header, scene, scene_end and end records"
+
 
 class TruncatedStream(FormatError):
     """The input ended before its `end` record: its producer died, or `head` cut it."""
@@ -19,11 +21,12 @@ class TruncatedStream(FormatError):
 
 @dataclass(frozen=True)
 class Line:
-    """One record with its text (without the newline) and its 1-based line number."""
+    """One record with its text (without the newline), its 1-based line number, and the bytes up to its end."""
 
     record: dict
     text: str
     number: int
+    stop: int = 0
 
     @property
     def type(self) -> str:
@@ -67,8 +70,9 @@ def read_lines(
            record when the final `end` is missing (unless allow_truncated)
     """
     brackets = _Brackets(name, {} if seen is None else seen)
-    number, is_cut = 0, False
+    number, stop, is_cut = 0, 0, False
     for number, raw in enumerate(_raw_lines(file, name), 1):
+        stop += len(raw)
         try:
             text = _decode(raw, name, number)
             if not text.strip():
@@ -80,14 +84,14 @@ def read_lines(
             is_cut = True  # the last line is not whole: a truncation, not an error of form
             break
         brackets.check(record, number)
-        yield Line(record, text.rstrip("\r\n"), number)
+        yield Line(record, text.rstrip("\r\n"), number, stop)
     if number == 0 or not brackets.has_started:
         raise FormatError("empty; expected a pc3d stream", file=name)
     if (is_cut or not brackets.is_between_segments) and not allow_truncated:
         raise TruncatedStream(
             f'ends after line {number} without an "end" record: its producer stopped early',
             file=name,
-            hint="run the producer again; --allow-truncated accepts what is there",
+            hint="run the producer again, or let a filter keep that record; --allow-truncated accepts what is there",
         )
 
 
@@ -151,24 +155,24 @@ class _Brackets:
         self.types: set[str] = set()
 
     def check(self, record: dict, number: int) -> None:
-        problem = self._step(record)
-        if problem:
-            raise FormatError(problem, file=self.name, line=number)
-
-    def _step(self, record: dict) -> str | None:
         kind = record["type"]
-        if kind == "header":
-            return self._header(record)
+        problem, hint = (self._header(record), None) if kind == "header" else (self._step(record, kind), FILTER_HINT)
+        if problem:
+            raise FormatError(problem, file=self.name, line=number, hint=hint)
+        if kind == "scene_end":
+            self._close(record["scene"], number)
+
+    def _step(self, record: dict, kind: str) -> str | None:
         if self.is_between_segments:
             return f'expected a "header" record, found "{kind}"'
         if kind == "scene":
             if self.scene is not None:
-                return f'scene "{record["scene"]}" starts inside scene "{self.scene}"'
+                return f'scene_end of "{self.scene}" is missing before scene "{record["scene"]}"'
             self.scene, self.types = record["scene"], set()
             return None
         if kind == "end":
             if self.scene is not None:
-                return f'"end" inside scene "{self.scene}"'
+                return f'scene_end of "{self.scene}" is missing before "end"'
             self.is_between_segments = True
             return None
         if kind == "scene_end":
@@ -191,13 +195,15 @@ class _Brackets:
             return f'scene_end of "{record["scene"]}" without its "scene"'
         if record["scene"] != self.scene:
             return f'scene_end of "{record["scene"]}" inside scene "{self.scene}"'
-        earlier = self.seen.setdefault(self.scene, set())
+        return None
+
+    def _close(self, scene: str, number: int) -> None:
+        earlier = self.seen.setdefault(scene, set())
         twice = sorted((earlier & self.types) - FREE_TYPES - {"frame"})
         if twice:
-            return f'scene "{self.scene}" comes twice with {twice[0]} records'
+            raise FormatError(f'scene "{scene}" comes twice with {twice[0]} records', file=self.name, line=number)
         earlier |= self.types
         self.scene = None
-        return None
 
     def _inside(self, record: dict, kind: str) -> str | None:
         scene = record.get("scene")

@@ -8,12 +8,14 @@ command run again skips it, other settings are refused.
 from __future__ import annotations
 
 import glob
+import io
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -51,6 +53,7 @@ class Sink(Protocol):
     def is_done(self, scene: str, programs: Sequence[dict]) -> bool: ...
     def begin(self, programs: list[dict]) -> None: ...
     def write(self, scene: str | None, lines: BinaryIO, *, is_ok: bool) -> None: ...
+    def keep(self, scene: str) -> None: ...  # a scene that is done stands here
     def end(self, scenes: int, failed: int) -> None: ...
     def close(self) -> None: ...
     def abort(self) -> None: ...
@@ -81,6 +84,8 @@ class StreamSink:
         shutil.copyfileobj(lines, self.file, 1 << 16)
         self.file.flush()  # the next stage starts at once
 
+    def keep(self, scene: str) -> None: ...
+
     def end(self, scenes: int, failed: int) -> None:
         self.file.write(_text([_end(scenes, failed)]))
         self.file.flush()
@@ -93,7 +98,10 @@ class StreamSink:
 
 
 class FileSink(StreamSink):
-    """One stream file.  A complete one of the same program that holds every scene is left as it is."""
+    """One stream file.
+
+    Finished scenes of an earlier one of the same program are taken over; where nothing is new it is left as it is.
+    """
 
     def __init__(self, path: Path, *, force: bool) -> None:
         if path.exists() and not path.is_file():
@@ -102,6 +110,9 @@ class FileSink(StreamSink):
         self.spool_folder = path.parent
         self._stack = ExitStack()
         self._old = None if force or not path.exists() else _scan(path)
+        # what is not taken over yet
+        self._rest = {} if self._old is None else {scene: [*places] for scene, places in self._old.ok_scenes.items()}
+        self._waiting: list[Callable[[], None]] | None = []  # what to write once it is known that something is new
 
     def prepare(self) -> None:
         # the folder may be anyone's: only names that writers of ours make
@@ -117,30 +128,62 @@ class FileSink(StreamSink):
         if self._old is None:
             return False
         _refuse_other_settings(self.path, self._old, programs)
-        if scene not in self._old.ok_scenes:
+        if scene not in self._old.scenes:
             raise UsageError(
                 f"exists and lacks scene {scene}", file=self.path, hint="pass --force to write it anew, or name another"
             )
-        return True
+        return scene in self._old.ok_scenes
 
     def begin(self, programs: list[dict]) -> None:
-        if self._old is not None:
-            return
-        if not hasattr(self, "file"):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = self._stack.enter_context(atomic_file(self.path))
-        super().begin(programs)
+        if self._old is None:
+            self._start()
+        self._do(super().begin, programs)
 
     def write(self, scene: str | None, lines: BinaryIO, *, is_ok: bool) -> None:
-        if self._old is None:
-            super().write(scene, lines, is_ok=is_ok)
+        self._rest.pop(scene, None)
+        if is_ok and scene is not None:
+            self._start()
+        kept = lines if self._waiting is None else io.BytesIO(lines.read())
+        self._do(partial(super().write, is_ok=is_ok), scene, kept)
+
+    def keep(self, scene: str) -> None:
+        if self._rest[scene]:
+            self._do(self._copy, *self._rest[scene].pop(0))
 
     def end(self, scenes: int, failed: int) -> None:
-        if self._old is None:
-            super().end(scenes, failed)
+        self._do(super().end, scenes, failed)
 
     def close(self) -> None:
+        """Give the file its name, with the finished scenes of the earlier one that this run did not ask for."""
+        rest = [place for places in self._rest.values() for place in places]
+        if self._waiting is None and rest:
+            super().begin(self._old.programs)
+            for place in rest:
+                self._copy(*place)
+            super().end(len(rest), 0)
         self._stack.close()
+
+    def _start(self) -> None:
+        if self._waiting is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = self._stack.enter_context(atomic_file(self.path))
+        actions, self._waiting = self._waiting, None
+        for action in actions:
+            action()
+
+    def _do(self, action: Callable[..., None], *arguments: object) -> None:
+        if self._waiting is None:
+            action(*arguments)
+        else:
+            self._waiting.append(partial(action, *arguments))
+
+    def _copy(self, start: int, stop: int) -> None:
+        with self.path.open("rb") as old:
+            old.seek(start)
+            while start < stop and (part := old.read(min(stop - start, 1 << 16))):
+                self.file.write(part)
+                start += len(part)
 
     def abort(self) -> None:
         """Keep the earlier file, if any; drop the unfinished one."""
@@ -194,6 +237,8 @@ class FolderSink:
             sink.write(scene, lines, is_ok=is_ok)
             sink.end(1, 0 if is_ok else 1)
 
+    def keep(self, scene: str) -> None: ...
+
     def end(self, scenes: int, failed: int) -> None: ...
 
     def close(self) -> None:
@@ -242,23 +287,32 @@ def is_scene_done(folder: Path, scene: str, programs: Sequence[dict]) -> bool:
 
 @dataclass(frozen=True)
 class _OldFile:
+    """What an earlier file holds; ok_scenes says from which to which byte the finished ones stand, each time."""
+
     programs: list[dict]
-    ok_scenes: frozenset[str]
+    scenes: frozenset[str]
+    ok_scenes: dict[str, list[tuple[int, int]]]
 
 
 def _scan(path: Path) -> _OldFile:
-    programs, scenes = [], set()
+    programs, scenes, places = [], set(), {}
+    start = stop = 0
     try:
         with path.open("rb") as file:
             for line in read_lines(file, str(path)):
                 if line.type == "program":
                     programs.append(line.record)
-                elif line.type == "scene_end" and line.record["ok"]:
+                elif line.type == "scene":
+                    start = stop
+                elif line.type == "scene_end":
                     scenes.add(line.record["scene"])
+                    if line.record["ok"]:
+                        places.setdefault(line.record["scene"], []).append((start, line.stop))
+                stop = line.stop
     except FormatError as error:
         problem = f"exists and is no complete stream ({error.message})"
         raise UsageError(problem, file=path, hint="pass --force") from None
-    return _OldFile(programs, frozenset(scenes))
+    return _OldFile(programs, frozenset(scenes), places)
 
 
 def _refuse_other_settings(path: Path, old: _OldFile, programs: Sequence[dict]) -> None:

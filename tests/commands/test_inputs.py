@@ -132,6 +132,14 @@ def test_same_scene_from_two_folders_is_refused(tmp_path):
         found_scenes([str(tmp_path / "x/room.ply"), str(tmp_path / "y/room.ply")], "auto")
 
 
+@pytest.mark.parametrize("name", ["my scan", "_scan", "scän", "x" * 201])
+def test_an_impossible_scene_id_is_refused(tmp_path, name):
+    (tmp_path / f"{name}.ply").touch()
+    with pytest.raises(FormatError, match="cannot be a scene id") as caught:
+        found_scenes([str(tmp_path / f"{name}.ply")], "auto")
+    assert "rename" in caught.value.hint
+
+
 def test_digest_of_files_and_folders(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name / "sub").mkdir(parents=True)

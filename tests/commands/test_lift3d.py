@@ -54,7 +54,7 @@ def test_conflict_rate_is_a_record_and_a_message(run, tracks):
     result = run("lift3d", stdin=tracks)
     (metric,) = result.of("metric")
     assert metric["name"] == "conflict_rate" and 0 <= metric["value"] < 0.3
-    said = float(result.err.split("conflict rate ")[1])
+    said = float(result.err.split("conflict rate ")[1].split()[0])
     assert abs(said - metric["value"]) <= 0.00006
 
 
@@ -160,6 +160,41 @@ def test_masks_of_another_size_and_strange_tracks_are_refused(run, tracks):
         broken = [*lines[:at], bad % (track, rle), *lines[at:]]
         result = run("lift3d", stdin="\n".join(broken) + "\n")
         assert result.code == 3 and message in result.of("error")[0]["message"]
+        assert "pc3d lift3d: room0: " in result.err
+
+
+def test_a_mask_before_its_frame_is_refused_with_the_rule(run, tracks):
+    lines = tracks.splitlines()
+    at = next(i for i, line in enumerate(lines) if '"type":"mask2d"' in line)
+    result = run("lift3d", stdin="\n".join([*lines[:3], lines[at], *lines[3:at], *lines[at + 1 :]]) + "\n")
+    (error,) = result.of("error")
+    assert result.code == 3 and "does not follow its frame record" in error["message"]
+    assert "a frame record comes first" in error["hint"]
+
+
+def test_another_format_is_written_for_finished_scenes(run, tracks, tmp_path):
+    for out, names in (("labels", ("room0.ply", "room0.txt")), ("t.ndjson", ())):
+        side = tmp_path / ("labels" if names else "t.ndjson.files")
+        assert run("lift3d", "--out", tmp_path / out, stdin=tracks).code == 0
+        assert not (side / "room0.ply").exists()
+        again = run("lift3d", "--out", tmp_path / out, "--write", "ply,scannet", stdin=tracks)
+        assert again.code == 0 and "skipped" not in again.err
+        assert (side / "room0.ply").is_file() and (side / "room0.txt").is_file()
+        last = run("lift3d", "--out", tmp_path / out, "--write", "ply", stdin=tracks)
+        assert last.code == 0 and "1 scene, 1 skipped" in last.err
+
+
+def test_what_is_skipped_says_how_to_redo_it_and_to_save_the_work_before(run, tracks, tmp_path):
+    out = tmp_path / "labels"
+    assert "hint" not in run("lift3d", "--out", out, stdin=tracks).err
+    again = run("lift3d", "--out", out, stdin=tracks)
+    assert f"skipped scenes are finished in {out}, --force redoes them; track2d --skip-done {out}" in again.err
+    (tmp_path / "t.ndjson").write_text(tracks)
+    again = run("lift3d", tmp_path / "t.ndjson", "--out", out)
+    assert "--force redoes them" in again.err and "--skip-done" not in again.err
+    other = run("lift3d", tmp_path / "t.ndjson", "--skip-done", out)
+    assert other.of("end")[0]["scenes"] == 0 and "1 scene, 1 skipped" in other.err
+    assert "without --skip-done they are redone" in other.err
 
 
 def test_a_scan_is_no_stream(run, scans):
@@ -189,4 +224,5 @@ def test_failed_scenes_of_the_stage_before_stay_failed(run):
     )
     result = run("lift3d", stdin=stream)
     assert result.code == 3 and result.of("error")[0]["message"] == "bad pose"
+    assert "pc3d lift3d: a: failed in an earlier stage" in result.err
     assert result.of("end")[0]["failed"] == 1

@@ -115,7 +115,10 @@ def test_settings_of_the_networks_reach_them(run, scans, tmp_path, monkeypatch):
         (["-D", "contain_mode=medium"], "contain_mode = 'medium': expected 'coarse' or 'fine'"),
         (["-D", "voxel=0"], "voxel = 0.0: expected a number from 0.001 to 10"),
         (["--stirde", "2"], "--stride"),
-        (["--masks", "regoins"], "regions"),
+        (["--masks", "regoins"], "did you mean regions?"),
+        (["--stride", "two"], "Invalid value for '--stride': expected an integer\n"),
+        (["--stride", "0"], "Invalid value for '--stride': expected at least 1\n"),
+        (["--propagate", "sam2", "-D", "prior_voxel=0"], "prior_voxel = 0.0: expected a number from 0.001 to 10"),
     ],
 )
 def test_wrong_command_lines_exit_2_and_say_what_to_do(run, scans, arguments, message):
@@ -123,6 +126,7 @@ def test_wrong_command_lines_exit_2_and_say_what_to_do(run, scans, arguments, me
         Path("x.pth").unlink(missing_ok=True)
     result = run("track2d", scans, *arguments)
     assert result.code == 2 and message in result.err and result.out == ""
+    assert "Value error" not in result.err and "parse" not in result.err
 
 
 def test_max_depth_and_depth_scale_reach_the_frames(run, scans):
@@ -158,7 +162,8 @@ def test_out_folder_resumes_and_refuses_other_settings(run, scans, tmp_path):
     assert other.code == 2 and "stride" in other.err
     assert run("track2d", scans, *ORACLE, "--out", out, "--stride", "2", "--force").code == 0
     listing = run("track2d", scans, *ORACLE, "--out", out, "--stride", "2", "--dry-run")
-    assert [line.split("\t")[2] for line in listing.out.splitlines()] == ["skip", "skip"]
+    what = ["skip", "scannet", "16 frames", "128 x 96", "depth unit 0.001 m"]
+    assert [line.split("\t")[2:] for line in listing.out.splitlines()] == [what, what]
 
 
 def test_skip_done_looks_at_the_last_stage(run, scans, tmp_path):
@@ -166,6 +171,9 @@ def test_skip_done_looks_at_the_last_stage(run, scans, tmp_path):
     assert run("lift3d", "--out", tmp_path / "labels", stdin=stream).code == 0
     rest = run("track2d", scans, *ORACLE, "--skip-done", tmp_path / "labels")
     assert [scene["scene"] for scene in rest.of("scene")] == ["room1"]
+    assert "2 scenes, 1 skipped" in rest.err and "hint" not in rest.err
+    listing = run("track2d", scans, *ORACLE, "--skip-done", tmp_path / "labels", "--dry-run")
+    assert [line.split("\t")[2] for line in listing.out.splitlines()] == ["skip", "do"]
 
 
 def test_config_file_environment_and_flags_in_that_order(run, scans, tmp_path, monkeypatch):
@@ -209,4 +217,96 @@ def test_seed_changes_the_oracle_and_is_recorded(run, scans):
 
 def test_nothing_found_names_what_was_tried(run, tmp_path):
     result = run("track2d", tmp_path)
-    assert result.code == 4 and "pose" in result.err
+    assert result.code == 4 and "\n    scannet     pose/0.txt with " in result.err
+
+
+@pytest.fixture
+def copied(scans, tmp_path) -> Path:
+    """Both scans, free to be changed."""
+    return shutil.copytree(scans, tmp_path / "scans")
+
+
+def test_skipped_frames_are_counted_with_their_reasons(run, copied):
+    for number in (2, 5):
+        (copied / f"room0/pose/{number}.txt").write_text("-inf -inf -inf -inf\n" * 4)
+    (copied / "room1/pose/3.txt").write_text("1 0 0 0\n")
+    result = run("track2d", copied, *ORACLE)
+    line = "pc3d track2d: room0: 14/16 frames usable, 2 skipped: invalid pose, tracking was lost (2)"
+    assert line in result.err.splitlines()
+    listing = [line.split("\t") for line in run("track2d", copied, "--dry-run").out.splitlines()]
+    assert listing[0][4] == "14 frames (2 skipped)" and "pose/3.txt: expected" in listing[1][3]
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_scene_is_introduced_to_one_who_asks(run, scans, jobs):
+    result = run("track2d", scans, *ORACLE, "--stride", "8", "-v", "--jobs", jobs)
+    for scene in ("room0", "room1"):
+        assert f"pc3d track2d: {scene}: 2 frames of 128 x 96, depth unit 0.001 m, median " in result.err
+    assert "median" not in run("track2d", scans, *ORACLE, "--stride", "8").err
+
+
+def test_a_depth_unit_that_cannot_be_is_said(run, scans, tmp_path):
+    small = ("track2d", scans / "room0", *ORACLE, "--stride", "8")
+    for scale, right in (("0.1", "0.001"), ("0.00001", "0.001")):
+        result = run(*small, "--depth-scale", scale)
+        assert f"is the unit right? --depth-scale {right}\n" in result.err
+    frames = run(*small).out
+    assert "unit" not in run("track2d", *ORACLE, stdin=frames).err
+    assert "is the unit right?" in run("track2d", *ORACLE, "--depth-scale", "0.1", stdin=frames).err
+
+
+def test_a_scene_from_two_places_is_refused(run, scans):
+    frames = oracle(run, scans, "--stride", "8").out
+    result = run("track2d", scans / "room0", "-", *ORACLE, "--stride", "8", stdin=frames)
+    assert result.code == 2 and f"scene room0 is in {scans / 'room0'} and in <stdin>" in result.err
+    twice = run("track2d", "-", *ORACLE, stdin=frames + frames)
+    assert twice.code != 0 and "room0" in twice.err
+
+
+def test_a_failed_scene_of_a_file_is_done_again(run, copied, tmp_path):
+    pose = copied / "room0/pose/0.txt"
+    good = pose.read_text()
+    pose.write_text("1 2 3\n")
+    command = ("track2d", copied, *ORACLE, "--stride", "8", "--out")
+    out, whole = tmp_path / "t.ndjson", tmp_path / "whole.ndjson"
+    assert run(*command, out).code == 3
+    pose.write_text(good)
+    again = run(*command, out)
+    assert again.code == 0 and "2 scenes, 1 skipped" in again.err
+    assert run(*command, whole).code == 0
+    assert out.read_bytes().replace(b"t.ndjson", b"") == whole.read_bytes().replace(b"whole.ndjson", b"")
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "other tensors"])
+def test_a_damaged_checkpoint_is_said_once(run, scans, tmp_path, monkeypatch, damage):
+    import torch
+
+    from pc3dcli.masks2d import sam
+
+    monkeypatch.setattr(sam, "_import_segment_anything", lambda: sam)  # the package need not be there
+    monkeypatch.setattr(sam, "sam_model_registry", {}, raising=False)
+    weights = tmp_path / "sam.pth"
+    torch.save({"image_encoder.x": torch.zeros(2)}, weights)
+    content = weights.read_bytes()
+    weights.write_bytes({"empty": b"", "cut": content[:300], "other tensors": content}[damage])
+    result = run("track2d", scans, "--masks", "sam", "--sam-weights", weights)
+    assert result.code == 4 and result.err.count(str(weights)) == 1 and len(result.err.splitlines()) <= 2
+
+
+def test_settings_of_sam2_reach_the_propagator(run, scans, tmp_path, monkeypatch):
+    from pc3dcli.commands import track2d
+    from pc3dcli.errors import InputError
+
+    asked = []
+
+    def load(weights, device, config):
+        asked.append(config)
+        raise InputError("that is enough")
+
+    monkeypatch.setattr(track2d, "_network_video", load)
+    weights = tmp_path / "sam2.pt"
+    weights.write_bytes(b"x")
+    network = ("--propagate", "sam2", "--sam2-weights", weights, "--chunk", "7", "-D", "max_prompts=3")
+    result = run("track2d", scans / "room0", *ORACLE, "--stride", "8", *network)
+    assert result.code == 3 and asked[0].chunk == 7 and asked[0].max_prompts == 3
+    assert "pc3d track2d: room0: that is enough" in result.err

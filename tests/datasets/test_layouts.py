@@ -56,7 +56,7 @@ def test_a_named_layout_is_not_guessed(tmp_path, layout):
     folder = WRITERS[layout](tmp_path / "scan")
     assert open_scenes(folder, layout)[0].dataset == layout
     other = "replica" if layout != "replica" else "tum"
-    with pytest.raises(InputError, match="found no scene; looked for"):
+    with pytest.raises(InputError, match="found no scene"):
         open_scenes(folder, other)
 
 
@@ -92,19 +92,12 @@ def test_a_broken_scene_fails_alone(tmp_path):
 def test_nothing_found_names_the_patterns(tmp_path):
     with pytest.raises(InputError) as caught:
         open_scenes(tmp_path)
-    for layout in LAYOUTS.values():
-        assert layout.PATTERN in str(caught.value)
+    lines = [line.split(maxsplit=1) for line in caught.value.hint.splitlines()[1:]]
+    assert lines == [[name, layout.PATTERN] for name, layout in LAYOUTS.items()]  # one a line
     with pytest.raises(InputError, match="no such file or folder"):
         open_scenes(tmp_path / "missing")
     with pytest.raises(UsageError, match="unknown dataset 'kitty'"):
         open_scenes(tmp_path, "kitty")
-
-
-@pytest.mark.parametrize("name", ["my scan", "_scan", "scän"])
-def test_an_impossible_scene_id_is_refused(tmp_path, name):
-    with pytest.raises(FormatError, match="cannot be a scene id") as caught:
-        open_scenes(small["seven_scenes"](tmp_path / name))
-    assert "rename" in caught.value.hint
 
 
 def test_clouds_are_scenes_only_where_no_scan_is(tmp_path):
@@ -157,7 +150,7 @@ def test_no_usable_frame_is_an_error(tmp_path):
     folder = small["seven_scenes"](tmp_path / "scan")
     for file in folder.glob("*.pose.txt"):
         file.write_text("-inf -inf -inf -inf\n" * 4)
-    with pytest.raises(InputError, match="no usable frame among 4; frame 000000: the pose is not finite"):
+    with pytest.raises(InputError, match="no usable frame among 4; frame 000000: invalid pose"):
         open_scenes(folder)[0].open()
 
 

@@ -203,7 +203,7 @@ def test_transforms_bad_lost_and_missing_frames(tmp_path):
 
     scene = opened(edit(folder, change))
     assert [frame.frame for frame in scene.frames] == ["00000", "00003"]
-    assert dict(scene.skipped) == {"00002": "the pose is not finite: tracking was lost", "00001": "it is marked is_bad"}
+    assert dict(scene.skipped) == {"00002": "invalid pose, tracking was lost", "00001": "it is marked is_bad"}
     (folder / "depths/frame_00000.png").unlink()
     with pytest.raises(InputError, match="depths/frame_00000.png: no such depth image"):
         opened(folder)
@@ -280,4 +280,4 @@ def test_frames_list_lost_and_bad_poses(tmp_path):
         opened(folder)
     scene = opened(folder, skip_bad_poses=True)
     assert [frame.frame for frame in scene.frames] == ["2", "3"]
-    assert scene.skipped[0] == ("0", "the pose is not finite: tracking was lost")
+    assert scene.skipped[0] == ("0", "invalid pose, tracking was lost")

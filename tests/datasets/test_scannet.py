@@ -42,7 +42,7 @@ def test_poses_decide_which_frames_there_are(tmp_path):
     (folder / "pose" / "2.txt").write_text("-inf -inf -inf -inf\n" * 4)
     scene = opened(folder)
     assert [frame.frame for frame in scene.frames] == ["0", "10"]
-    assert scene.skipped == (("2", "the pose is not finite: tracking was lost"),)
+    assert scene.skipped == (("2", "invalid pose, tracking was lost"),)
 
 
 def test_half_a_frame_is_an_error_and_none_is_a_skip(tmp_path):

@@ -93,6 +93,7 @@ def test_an_image_without_labels_has_no_masks(tmp_path):
         ("120.png", "000120", "color/000120.jpg"),
         ("000120.png", "120", "color/120.jpg"),
         ("frame-000120.color.png", "000120", "frame-000120.color.png"),
+        ("frame-000120.png", "000120", "frame-000120.color.jpg"),
         ("000120.jpg.png", "120", "color/000120.jpg"),
     ],
 )

@@ -12,7 +12,8 @@ import torch
 
 from pc3dcli.errors import InputError, UsageError
 from pc3dcli.masks2d import sam2 as loading
-from pc3dcli.masks2d.sam2_video import Sam2Video, Sam2VideoConfig
+from pc3dcli.masks2d.sam2_video import Sam2Video
+from pc3dcli.masks2d.sam2_video_config import Sam2VideoConfig
 
 if importlib.util.find_spec("sam2") is None:
     pytest.skip("no sam2", allow_module_level=True)
@@ -160,7 +161,7 @@ def test_pruning_leaves_masks_bit_identical():
     seeds = {0: {1: block(10, 5)}, 4: {2: block(25, 30)}, 20: {1: block(5, 30)}}
     pruned, complete = (
         Sam2Video(tiny_video(), config=EVERYTHING),
-        Sam2Video(tiny_video(), config=Sam2VideoConfig(min_area=0.0, window=10**6)),
+        Sam2Video(tiny_video(), config=Sam2VideoConfig(min_area=0.0, chunk=10**6)),
     )
     complete._spatial_reach = 10**6
     assert_same(run(pruned, 32, seeds), run(complete, 32, seeds))
@@ -174,7 +175,7 @@ def test_pruning_leaves_masks_bit_identical():
 def test_a_shorter_window_does_change_results():
     """The comparison above could fail: SAM 2 does read what a window of two frames drops."""
     seeds = {0: {1: block(10, 5)}}
-    kept, dropped = Sam2Video(tiny_video()), Sam2Video(tiny_video(), config=Sam2VideoConfig(window=2))
+    kept, dropped = Sam2Video(tiny_video()), Sam2Video(tiny_video(), config=Sam2VideoConfig(chunk=2))
     run(kept, 12, seeds), run(dropped, 12, seeds)
     assert not torch.equal(pointers(kept, 1)[11], pointers(dropped, 1)[11])
 
@@ -197,7 +198,7 @@ def test_live_tensors_are_flat_over_frames(objects):
 
 def test_live_tensors_grow_without_pruning():
     """The meter sees what it should."""
-    video = Sam2Video(tiny_video(), config=Sam2VideoConfig(window=10**6))
+    video = Sam2Video(tiny_video(), config=Sam2VideoConfig(chunk=10**6))
     run(video, 25, {0: {1: block(10, 5)}})
     before = live_bytes()
     for t in range(25, 40):
@@ -370,16 +371,16 @@ def test_overlap_and_candidates_follow_the_geometry():
 
 def test_min_points_and_voxel_are_used():
     wall = frame(0, depth=2.0)
-    strict = Sam2Video(tiny_video(), config=Sam2VideoConfig(min_points=10**6))
+    strict = Sam2Video(tiny_video(), config=Sam2VideoConfig(prior_min_seen=10**6))
     strict.add_object(0, wall, 1, block(10, 5))
     looking_away = frame(0, depth=2.0)
     looking_away.world_from_cam = np.eye(4)
     looking_away.world_from_cam[0, 3] = -1.75  # two thirds of the block leave the image
     assert strict.candidates(1, looking_away, [1]) == []
-    plain = Sam2Video(tiny_video(), config=Sam2VideoConfig(min_points=5))
+    plain = Sam2Video(tiny_video(), config=Sam2VideoConfig(prior_min_seen=5))
     plain.add_object(0, wall, 1, block(10, 5))
     assert plain.candidates(1, looking_away, [1]) == [1]
-    coarse = Sam2Video(tiny_video(), config=Sam2VideoConfig(voxel=0.5))
+    coarse = Sam2Video(tiny_video(), config=Sam2VideoConfig(prior_voxel=0.5))
     coarse.add_object(0, wall, 1, block(10, 5))
     assert len(coarse._prior._voxels[1]) < len(plain._prior._voxels[1])
 

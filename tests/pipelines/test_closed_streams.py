@@ -18,7 +18,7 @@ def test_closed_stdout_is_an_error_where_it_is_needed(shell, command):
 
 @pytest.mark.parametrize("closed", [">&-", "<&- >&-", "2>&-", "<&- >&- 2>&-", ">&- -j 2"])
 def test_files_are_whole_whatever_is_closed(shell, tmp_path, closed):
-    result = shell(f"track $SCANS --out open/ && track $SCANS --out closed/ {closed}")
+    result = shell(f"track $SCANS -q --out open/ && track $SCANS -q --out closed/ {closed}")
     assert (result.returncode, result.stderr) == (0, "")
     for name in "abc":
         lines, others = (

@@ -182,13 +182,21 @@ def test_every_truncation_is_valid_or_reported(tracks):
         assert b'"type":"end"' not in result.stdout_bytes
 
 
+def test_a_filter_that_drops_brackets_is_told_what_to_keep(shell, tracks):
+    result = shell(f"grep -v scene_end {tracks} | pc3d lift3d; echo $?")
+    assert result.stdout.splitlines()[-1] == "4"
+    assert 'scene_end of "a" is missing before scene "b"' in result.stderr
+    assert "hint: was the stream filtered? a filter must keep header, scene, scene_end and end" in result.stderr
+
+
 # --- terminals, lists, settings ---------------------------------------------------------------------------------------
 
 
 def test_dry_run_touches_nothing(shell, tmp_path):
     result = shell("track $SCANS --out tracks/ --dry-run")
     assert result.returncode == 0
-    assert result.stdout == "".join(f"{scene}\ttracks/{scene}.ndjson\tdo\n" for scene in SCENES)
+    what = "do\tscannet\t4 frames\t40 x 30\tdepth unit 0.001 m"
+    assert result.stdout == "".join(f"{scene}\ttracks/{scene}.ndjson\t{what}\n" for scene in SCENES)
     assert not list(tmp_path.iterdir())
 
 
@@ -197,7 +205,7 @@ def test_lists_and_repeated_runs(shell, scans, tmp_path):
     assert shell("track @list.txt --out tracks/").returncode == 0
     before = tree(tmp_path / "tracks")
     again = shell("track @list.txt --out tracks/")
-    assert (again.returncode, "0 done, 2 skipped" in again.stderr) == (0, True)
+    assert (again.returncode, "2 scenes, 2 skipped" in again.stderr) == (0, True)
     assert tree(tmp_path / "tracks") == before
     other = shell("track @list.txt --out tracks/ --stride 2")
     assert other.returncode == 2
@@ -209,7 +217,7 @@ def test_skip_done_saves_the_first_stage(shell, tmp_path):
     assert shell(script + "; rm labels/b.ndjson").returncode == 0
     again = shell(script)
     assert again.returncode == 0, again.stderr
-    assert [line for line in again.stderr.splitlines() if line.startswith("pc3d track2d: ")][:3] == [
-        "pc3d track2d: a: skipped", "pc3d track2d: b: done", "pc3d track2d: c: skipped",
-    ]  # fmt: skip
+    said = [line for line in again.stderr.splitlines() if line.startswith("pc3d track2d: ") and "median" not in line]
+    assert said[:3] == ["pc3d track2d: a: skipped", "pc3d track2d: b: done", "pc3d track2d: c: skipped"]
+    assert said[3].startswith("pc3d track2d: 3 scenes, 2 skipped, ")
     assert {"a.ndjson", "b.ndjson", "c.ndjson"} <= tree(tmp_path / "labels").keys()

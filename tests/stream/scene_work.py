@@ -35,6 +35,15 @@ def fail_at_once(task: SceneTask, context: Context) -> Iterator[dict]:
     yield {}
 
 
+def say_things(task: SceneTask, context: Context) -> Iterator[dict]:
+    """Say two things; the scene "a" fails then, with an error that names no file."""
+    context.note("40 frames")
+    yield {"type": "step", "scene": task.id, "step": 0, "loss": 0.0}
+    context.warn("2 frames skipped")
+    if task.id == "a":
+        raise InputError("no points")
+
+
 def slow_first(task: SceneTask, context: Context) -> Iterator[dict]:
     """Take long for the scene "a" only."""
     time.sleep(0.5 if task.id == "a" else 0.0)

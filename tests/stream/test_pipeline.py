@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pc3dcli.errors import FormatError, InputError, UsageError
-from pc3dcli.stream import pipeline
+from pc3dcli.stream import pipeline, workers
 from pc3dcli.stream.pipeline import Runner, SceneTask
 from pc3dcli.stream.provenance import Program
 from pc3dcli.stream.reader import TruncatedStream, read_lines, read_scenes
@@ -34,6 +34,12 @@ class Recorder:
 
     def scene_finished(self, scene, status, message):
         self.finished.append((scene, status, message))
+
+    def warn(self, message):
+        self.finished.append(("warning", message))
+
+    def note(self, message):
+        self.finished.append(("note", message))
 
 
 class FullDisk(io.BytesIO):
@@ -155,11 +161,13 @@ def test_downstream_copies_a_failed_scene_and_fails_too(work):
     upstream, *_ = run_to_bytes(tasks("abc"), work.fail_on_even)
     other = Program("pc3d next", [])
     file = io.BytesIO()
-    summary = Runner(other, StreamSink(file), Recorder()).run(stream_tasks(upstream.getvalue()), work.count)
+    reporter = Recorder()
+    summary = Runner(other, StreamSink(file), reporter).run(stream_tasks(upstream.getvalue()), work.count)
     before = [record for record in records(upstream.getvalue()) if record.get("scene") == "bb"]
     after = [record for record in records(file.getvalue()) if record.get("scene") == "bb"]
     assert after == before
     assert (summary.done, summary.failed, summary.exit_code) == (["a", "ccc"], ["bb"], 3)
+    assert ("bb", "failed", "bb: failed in an earlier stage") in reporter.finished
     programs = of_type(file.getvalue(), "program")
     assert [record["program"] for record in programs] == ["pc3d test", "pc3d next"]
     assert programs[1]["parents"] == [programs[0]["id"]]
@@ -176,6 +184,22 @@ def test_fail_fast(work, jobs, tmp_path):
     with pytest.raises(FormatError):
         run(FileSink(tmp_path / "x.ndjson", force=False), tasks(), work.fail_on_even, jobs=jobs, is_fail_fast=True)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_scenes_say_and_how_they_fail_names_them(work, jobs):
+    _, _, reporter = run_to_bytes(tasks("ab"), work.say_things, jobs=jobs)
+    assert reporter.finished == [
+        ("note", "a: 40 frames"), ("warning", "a: 2 frames skipped"), ("a", "failed", "a: no points"),
+        ("note", "bb: 40 frames"), ("warning", "bb: 2 frames skipped"), ("bb", "done", None),
+    ]  # fmt: skip
+
+
+def test_a_scene_without_a_file_that_is_needed_is_done_again(work, tmp_path):
+    run(FolderSink(tmp_path, force=False), tasks("ab"), work.count)
+    (tmp_path / "a.ply").touch()
+    summary, _ = run(FolderSink(tmp_path, force=False), tasks("ab"), work.count, needed_files=(".ply",))
+    assert (summary.skipped, summary.done) == (["a"], ["bb"])
 
 
 def test_failure_before_the_first_record(work):
@@ -354,11 +378,11 @@ def test_a_worker_whose_parent_died_before_it_began_ends_too(monkeypatch):
         def start(self):
             self.run()
 
-    monkeypatch.setattr(pipeline.threading, "Thread", Inline)
-    monkeypatch.setattr(pipeline.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(pipeline.os, "_exit", end)
+    monkeypatch.setattr(workers.threading, "Thread", Inline)
+    monkeypatch.setattr(workers.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(workers.os, "_exit", end)
     with pytest.raises(Ended):
-        pipeline._start_worker(parent=os.getppid() + 1)
+        workers._start_worker(parent=os.getppid() + 1)
 
 
 def test_interrupted_workers_are_stopped_and_leave_nothing(work, tmp_path, monkeypatch):

@@ -5,7 +5,16 @@ import math
 import numpy as np
 import pytest
 
-from pc3dcli.stream.records import MAX_LINE_BYTES, REQUIRED, check_record, dump_record, header, is_scene_id
+from pc3dcli.stream.records import (
+    MAX_LINE_BYTES,
+    MAX_TRACKS,
+    REQUIRED,
+    check_record,
+    dump_record,
+    header,
+    is_scene_id,
+    is_track_id,
+)
 
 EXAMPLES = {
     "header": {"format": "pc3d", "version": "1.0"},
@@ -150,3 +159,9 @@ def test_dump_keeps_file_names_that_are_not_utf8():
 
 def test_header():
     assert dump_record(header()) == '{"type":"header","format":"pc3d","version":"1.0"}'
+
+
+@pytest.mark.parametrize(("value", "is_track"), [(0, True), (MAX_TRACKS - 1, True), (MAX_TRACKS, False), (-1, False),
+                                                 (True, False), (1.0, False), ("1", False), (None, False)])  # fmt: skip
+def test_track_ids(value, is_track):
+    assert is_track_id(value) == is_track

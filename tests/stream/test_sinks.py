@@ -68,16 +68,40 @@ def test_file_that_is_done_is_left_alone(tmp_path):
     sink = FileSink(path, force=False)
     assert sink.is_done("a", chain())
     assert sink.is_done("b", ())  # --no-provenance: any maker
-    fill(sink, "a")  # what comes besides, as scenes that failed upstream, is not written
+    sink.begin(list(chain()))
+    sink.keep("a")
+    sink.write("z", scene_lines("z", ok=False), is_ok=False)  # what failed upstream alone is nothing new
+    sink.write(None, io.BytesIO(b'{"type":"metric","name":"ap","value":1}\n'), is_ok=True)
+    sink.keep("b")
+    sink.end(3, 1)
+    sink.close()
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_file_that_lacks_a_scene_is_refused(tmp_path):
     path = tmp_path / "x.ndjson"
-    fill(FileSink(path, force=False), "a", "b", bad="b")
+    fill(FileSink(path, force=False), "a")
     with pytest.raises(UsageError, match="exists and lacks scene b"):
         FileSink(path, force=False).is_done("b", chain())
     assert not FileSink(path, force=True).is_done("b", chain())
+
+
+def test_file_takes_finished_scenes_over_when_a_failed_one_is_redone(tmp_path):
+    path = tmp_path / "x.ndjson"
+    fill(FileSink(path, force=False), "a", "b", "c", "d", bad="b")
+    sink = FileSink(path, force=False)
+    assert [sink.is_done(scene, chain()) for scene in "abc"] == [True, False, True]
+    sink.begin(list(chain()))
+    sink.keep("a")
+    assert not list(tmp_path.glob(".*.tmp"))  # nothing is new so far
+    sink.write("b", scene_lines("b"), is_ok=True)
+    sink.keep("c")
+    sink.end(3, 0)
+    sink.close()
+    again = tmp_path / "y.ndjson"
+    fill(FileSink(again, force=False), "a", "b", "c")
+    fill(FileSink(tmp_path / "z.ndjson", force=False), "d")  # what was not asked for stays, in a segment of its own
+    assert path.read_bytes() == again.read_bytes() + (tmp_path / "z.ndjson").read_bytes()
 
 
 @pytest.mark.parametrize("data", [b"", b"notes of mine\n", b'{"type":"header","format":"pc3d","version":"1.0"}\n'])

@@ -72,18 +72,17 @@ def containment_filter(
 
 
 def compose_labels(
-    masks: dict[int, np.ndarray], size: tuple[int, int], area_min: float, area: dict[int, int] | None = None
+    masks: dict[int, np.ndarray], size: tuple[int, int], area_min: float, order: Sequence[int] | None = None
 ) -> np.ndarray:
-    """Paint masks into one label image, small on top (section 4.2 step 4).
+    """Paint masks into one label image, by default small on top (section 4.2 step 4).
 
     masks     track -> (n,) int64 flat pixel indices
     area_min  pixels; a mask that keeps less than half of its pixels *and* fewer than this is dropped
-    area      pixels by which tracks are ranked, None for those of `masks`
+    order     all tracks, the one on top last; None for small on top
     returns   (H, W) int32, 0 none
     """
     labels = np.zeros(size[0] * size[1], np.int32)
-    area = area or {track: len(pixels) for track, pixels in masks.items()}
-    for track in sorted(masks, key=lambda track: (-area[track], track)):
+    for track in order or sorted(masks, key=lambda track: (-len(masks[track]), track)):
         labels[masks[track]] = track
     shown = np.bincount(labels, minlength=max(masks, default=0) + 1)
     for track, pixels in masks.items():

@@ -10,9 +10,10 @@ Pure code: it drives a `Propagator` and a mask source and knows neither network 
 (memory); dormant objects are probed every `probe_stride` frames where the propagator calls them candidates, not at
 keyframes only (reprojection revives for free); a detection also competes with those admitted before it on the same
 keyframe; a propagator may ask for matched detections as further prompts (`tau_complete`) and say which pixels it only
-assumes (`assumed`), which cover nothing and which new objects take; overlapping tracks are
-painted by the area at first sight, not by the current one, whose order changes from frame to frame; `reid="none"`
-switches off every revival, for the ablation of section 13.
+assumes (`assumed`), which cover nothing and which new objects take; where tracks overlap, the one that was
+admitted first stays on top, and small on top only among those of one keyframe, because an object is admitted for what
+the others leave uncovered and the order by current area changes from frame to frame; `reid="none"` switches off
+every revival, for the ablation of section 13.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ class _Object:
     track: int
     score: float
     area: int  # pixels when last seen
-    first_area: int  # pixels when first seen
+    born: tuple[int, int]  # frame and pixels when first seen
     state: str = ACTIVE
     miss: int = 0  # consecutive frames not visible
 
@@ -211,8 +212,8 @@ class _Policy:
             unmatched = self._revive(t, view, unmatched, visible)
             born = self._admit(t, view, unmatched, visible, ended, assumed)
             self._paint_backwards(t, earlier, born)
-        first_area = {track: self.objects[track].first_area for track in visible}
-        labels = compose_labels(visible, view.size, _area_min(view, self.config), first_area)
+        newest_first = sorted(visible, key=lambda track: self.objects[track].born, reverse=True)
+        labels = compose_labels(visible, view.size, _area_min(view, self.config), newest_first)
         states = {track: item.state for track, item in self.objects.items()} | dict.fromkeys(ended, TERMINATED)
         scores = {track: item.score for track, item in self.objects.items()}
         return TrackedFrame(t, view, labels, states, scores, is_keyframe, assumed)
@@ -287,7 +288,7 @@ class _Policy:
             if uncovered < self.config.tau_new or not self._make_room(ended):
                 continue
             track, self.next_track = self.next_track, self.next_track + 1
-            self.objects[track] = _Object(track, detection.score, len(detection.pixels), len(detection.pixels))
+            self.objects[track] = _Object(track, detection.score, len(detection.pixels), (t, len(detection.pixels)))
             self.propagator.add_object(t, view, track, detection.mask)
             claimed = np.zeros_like(covered)
             claimed[detection.pixels] = free[detection.pixels]

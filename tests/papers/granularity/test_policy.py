@@ -261,3 +261,15 @@ def test_a_new_object_takes_what_an_older_one_was_only_assumed_to_hold():
         assert list(frames[1].masks) == tracks  # the backward pass takes the guesses of earlier frames too
         if guess is not None:
             assert np.array_equal(frames[2].masks[2], cup) and np.array_equal(frames[1].masks[2], cup)
+
+
+def test_where_tracks_overlap_the_one_admitted_first_stays_on_top():
+    """Not the smaller one: a track keeps what it had when a later one covers the rest."""
+    first, second = box(0, 0, 10, 20), box(0, 15, 12, 12)
+    masks = {1: {1: first}, 2: {1: first, 2: second}, 3: {1: box(0, 0, 30, 20), 2: second}}
+    frames = run(Script({0: [first], 1: [first, second], 2: []}, masks), 4)
+    for frame in frames[1:]:
+        overlap = frame.labels[:10, 15:20]
+        assert (overlap == 1).all() and (frame.labels[:10, 20:27] == 2).all()
+    together = run(Script({0: [box(0, 0, 10, 40), box(5, 30, 10, 12)]}), 1)[0]  # of one keyframe: small on top
+    assert (together.labels[5:10, 30:40] == 2).all() and together.masks[1].sum() == 400 - 50

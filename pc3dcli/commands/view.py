@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -161,23 +162,40 @@ def _jobs(ctx: typer.Context, settings: Settings, summary: Summary) -> Iterator[
     streams = _stream_jobs([name for name in names if is_stream(name)], params, settings, summary)
     for job in sharded(streams, params["shard"]):
         if job.scene in seen:
-            raise InputError(f"scene {job.scene} comes twice", hint="view one stream or folder at a time")
+            raise InputError(f"scene {job.scene} comes twice", hint="streams of one scene are merged, scans are not")
         seen.add(job.scene)
         yield job
 
 
 def _stream_jobs(names: list[str], params: dict, settings: Settings, summary: Summary) -> Iterator[_Job]:
+    """Yield the scenes of streams; those of several inputs, as tracks and the labels made from them, are merged."""
     from pc3dcli.commands.inputs import stream_scenes
     from pc3dcli.commands.view_scene import Collector
 
     collector = Collector(settings.frames)
     scenes = stream_scenes(names, collector, roots=params["root"], allow_truncated=params["allow_truncated"])
+    found: dict[str, tuple[SceneContent | None, tuple[dict, ...]]] = {}
     for scene in scenes:
         if scene.scene is None:
             summary.has_loose_errors |= not scene.ok
             continue
-        content = collector.take(scene.scene)
-        yield _Job(scene.id, _opener(content if scene.ok else None), tuple(scene.programs))
+        taken = collector.take(scene.scene)
+        content = taken if scene.ok else None
+        if len(names) == 1:
+            yield _Job(scene.id, _opener(content), tuple(scene.programs))
+        else:
+            found[scene.id] = _both(found.get(scene.id), (content, tuple(scene.programs)))
+    for scene, (content, programs) in found.items():
+        yield _Job(scene, _opener(content), programs)
+
+
+def _both(first: tuple | None, second: tuple) -> tuple[SceneContent | None, tuple[dict, ...]]:
+    """Merge (content, program records) of one scene in two streams; None if it failed in one."""
+    if first is None:
+        return second
+    programs = {record["id"]: record for record in (*first[1], *second[1])}
+    content = first[0].merged(second[0]) if first[0] and second[0] else None
+    return content, tuple(programs.values())
 
 
 def _opener(content: SceneContent | None) -> Callable[[], SceneContent]:
@@ -204,7 +222,7 @@ def _draw(job: _Job, settings: Settings, program: Program, *, is_forced: bool, i
         print(f"{job.scene}\t{settings.out / job.scene}\t{'skip' if is_done else 'do'}")
         return "skipped" if is_done else "done"
     if not is_done:
-        _write_files(content, settings)
+        _write_files(content, settings, _origin(job.programs))
         _write(mark, (json.dumps(made, indent=1, sort_keys=True) + "\n").encode())
     first = settings.out / (f"{job.scene}.html" if "html" in settings.formats else f"{job.scene}/overview.png")
     if first.is_file():  # a stream without points has only the sheet of its frames
@@ -213,11 +231,21 @@ def _draw(job: _Job, settings: Settings, program: Program, *, is_forced: bool, i
 
 
 def _identity(content: SceneContent, job: _Job, settings: Settings, program: Program) -> dict:
-    """Return the program record of the pictures; unlike a stream's it also names the records that were drawn."""
+    """Return the program record of the pictures, with the SHA-256 of the records that were drawn."""
     from pc3dcli.stream.provenance import heads
 
-    config = program.config | {"write": list(settings.formats), "records": content.digest}
-    return dataclasses.replace(program, config=config).record(heads(list(job.programs)))
+    config = program.config | {"write": list(settings.formats)}
+    record = dataclasses.replace(program, config=config).record(heads(list(job.programs)))
+    return record | {"records_sha256": content.digest}
+
+
+def _origin(programs: tuple[dict, ...]) -> list[str]:
+    """Return the command lines and versions that made the input, one a line."""
+    lines = []
+    for one in programs:
+        words = one["argv"] if isinstance(one["argv"], list) else []
+        lines.append(f"{shlex.join([*one['program'].split(), *map(str, words)])} (version {one['version']})")
+    return lines
 
 
 def _is_done(mark: Path, made: dict) -> bool:
@@ -228,9 +256,10 @@ def _is_done(mark: Path, made: dict) -> bool:
         return False
     try:
         old = json.loads(mark.read_text(encoding="utf-8"))
-        if old["id"] == made["id"]:
+        is_same_run = old["id"] == made["id"]
+        if is_same_run and old["records_sha256"] == made["records_sha256"]:
             return True
-        difference = first_difference(made, old)
+        difference = "but shows other records" if is_same_run else first_difference(made, old)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         difference = "but its marker cannot be read"
     raise UsageError(
@@ -238,30 +267,33 @@ def _is_done(mark: Path, made: dict) -> bool:
     )
 
 
-def _write_files(content: SceneContent, settings: Settings) -> None:
-    from pc3dcli.commands.view_pictures import cloud_pictures, frame_sheet, scene_page, scene_views
+def _write_files(content: SceneContent, settings: Settings, origin: list[str]) -> None:
+    from pc3dcli.commands import view_pictures as drawn
     from pc3dcli.commands.view_scene import shown_cloud
     from pc3dcli.errors import InputError
-    from pc3dcli.formats.overlay import png_bytes
+    from pc3dcli.formats.overlay import contact_sheet, png_bytes
     from pc3dcli.geometry.render import splat_radii
 
     scene = content.record["scene"]
     folder = settings.out / scene
     cloud = shown_cloud(content, settings.max_points)
-    sheet = frame_sheet(content, settings.frames) if "png" in settings.formats else None
+    frames = drawn.frame_pictures(content, settings.frames)
     if cloud is None and not any(content.masks.values()):
         raise InputError(f"scene {scene} has neither points, nor depth, nor masks to show")
-    if sheet is not None:
-        _write(folder / "frames.png", png_bytes(sheet))
+    if frames and "png" in settings.formats:
+        captions, pictures = zip(*frames, strict=True)
+        _write(folder / "frames.png", png_bytes(contact_sheet(pictures, captions)))
     if cloud is None:
         return
     radius = splat_radii(cloud.xyz)
-    views = scene_views(cloud, content, settings.size)
+    views, palette = drawn.scene_views(cloud, content, settings.size), drawn.instance_palette(cloud, content)
     if "png" in settings.formats:
-        for name, picture in cloud_pictures(cloud, views, radius):
+        for name, picture in drawn.cloud_pictures(cloud, views, radius, palette):
             _write(folder / f"{name}.png", png_bytes(picture))
     if "html" in settings.formats:
-        _write(settings.out / f"{scene}.html", scene_page(cloud, content, views, radius).encode())
+        strip = drawn.page_frames(content, frames)
+        page = drawn.scene_page(cloud, content, views, radius, palette, frames=strip, origin=origin)
+        _write(settings.out / f"{scene}.html", page.encode())
 
 
 def _write(path: Path, data: bytes) -> None:

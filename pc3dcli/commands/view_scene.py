@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +66,7 @@ class SceneContent:
     masks      frame id -> its `mask2d` records, for a bounded number of frames
     instances  `instance3d` records
     digest     SHA-256 over the records above
+    root       folder of the frames' pictures, that of the record where it is None
     """
 
     record: dict
@@ -73,6 +74,23 @@ class SceneContent:
     masks: dict[str, list[dict]] = field(default_factory=dict)
     instances: list[dict] = field(default_factory=list)
     digest: str = ""
+    root: str | None = None
+
+    @property
+    def image_root(self) -> Path:
+        return Path(self.record["root"] if self.root is None else self.root)
+
+    def merged(self, other: SceneContent) -> SceneContent:
+        """Return what two streams say of one scene, as tracks and the labels made from them: one of them has each."""
+        images = self if self.frames else other
+        labels = other if other.instances or self is images else self
+        return replace(
+            images,
+            record=labels.record,
+            instances=labels.instances,
+            digest=hashlib.sha256("".join(sorted((self.digest, other.digest))).encode()).hexdigest(),
+            root=str(images.image_root),
+        )
 
 
 class Collector:
@@ -233,7 +251,7 @@ def _fused(content: SceneContent) -> Cloud | None:
     if not frames:
         return None
     chosen = [frames[index] for index in spread(len(frames), FUSED_FRAMES)]
-    root = Path(content.record["root"])
+    root = content.image_root
     voxel = _voxel(root, chosen)
     for frame in chosen:
         check_reach(frame, MAX_DEPTH, voxel)

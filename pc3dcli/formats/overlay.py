@@ -96,6 +96,24 @@ def write_at_widest(
     cv2.putText(picture, text, (x, y), FONT, scale, _text_color(color), max(1, round(scale * 1.6)), cv2.LINE_AA)
 
 
+def draw_legend(picture: np.ndarray, entries: Sequence[tuple[str, Sequence[int]]]) -> np.ndarray:
+    """Return the (H, W, 3) uint8 RGB picture with (text, RGB) entries on a plate in its lower left corner."""
+    if not entries:
+        return picture
+    picture = picture.copy()
+    scale = _font_scale(picture.shape[0])
+    sizes = [cv2.getTextSize(text, FONT, scale, 1)[0] for text, _ in entries]
+    line, box = round(2 * sizes[0][1]), sizes[0][1] + 2
+    top = picture.shape[0] - line * len(entries) - 8
+    cv2.rectangle(picture, (0, top - 6), (max(w for w, _ in sizes) + box + 24, picture.shape[0]), PAPER, cv2.FILLED)
+    for row, (text, color) in enumerate(entries):
+        base = top + row * line + box
+        cv2.rectangle(picture, (8, base - box + 1), (8 + box, base + 1), [int(v) for v in color], cv2.FILLED)
+        cv2.rectangle(picture, (8, base - box + 1), (8 + box, base + 1), INK, 1)
+        cv2.putText(picture, text, (16 + box, base), FONT, scale, INK, 1, cv2.LINE_AA)
+    return picture
+
+
 def contact_sheet(
     images: Sequence[np.ndarray], captions: Sequence[str], *, columns: int | None = None, cell_width: int = 640
 ) -> np.ndarray:
@@ -124,6 +142,15 @@ def contact_sheet(
 def png_bytes(image: np.ndarray) -> bytes:
     """Return a (H, W, 3) uint8 RGB picture as the content of a PNG file."""
     return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def jpeg_bytes(image: np.ndarray, *, max_side: int, quality: int = 80) -> bytes:
+    """Return a (H, W, 3) uint8 RGB picture as the content of a JPEG file, scaled down to `max_side` pixels."""
+    scale = min(1.0, max_side / max(image.shape[:2]))
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    scaled = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    settings = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    return cv2.imencode(".jpg", cv2.cvtColor(scaled, cv2.COLOR_RGB2BGR), settings)[1].tobytes()
 
 
 def _cell(image: np.ndarray, caption: str, width: int) -> np.ndarray:

@@ -68,12 +68,27 @@ class PageInstance:
     num_points: int | None = None
 
 
+@dataclass(frozen=True)
+class PageFrames:
+    """Frames of the video with their masks: (caption, content of a JPEG file), some of `num_frames` in all."""
+
+    pictures: tuple[tuple[str, bytes], ...] = ()
+    num_frames: int = 0
+
+
 def build_page(
-    cloud: PageCloud, instances: Sequence[PageInstance], *, none_color: Sequence[int], ramp: np.ndarray
+    cloud: PageCloud,
+    instances: Sequence[PageInstance],
+    *,
+    none_color: Sequence[int],
+    ramp: np.ndarray,
+    frames: PageFrames = PageFrames(),
+    origin: Sequence[str] = (),
 ) -> str:
     """Return the text of the page.
 
     none_color  RGB of points of no instance; ramp (R, 3) uint8, colours of scores from 0 to 1
+    origin      lines that say how the data were made
     raises      ValueError without points, with coordinates that are not finite, or with too many instances
     """
     if len(cloud.xyz) == 0 or not np.isfinite(cloud.xyz).all():
@@ -93,6 +108,9 @@ def build_page(
         "noneColor": _plain(none_color),
         "ramp": _plain(ramp),
         "instances": [_described(one, place) for one in instances],
+        "frames": [{"caption": caption, "jpeg": _packed(jpeg)} for caption, jpeg in frames.pictures],
+        "numFrames": frames.num_frames,
+        "origin": list(origin),
     }
     style, script = (_packaged(f"web_page.{kind}") for kind in ("css", "js"))
     parts = {
@@ -120,7 +138,7 @@ def _grouped(num_points: int, instances: Sequence[PageInstance]) -> np.ndarray:
 
 def _geometry(cloud: PageCloud, middle: np.ndarray, extent: np.ndarray) -> dict:
     level = (cloud.xyz - middle) @ cloud.level_from_world.T
-    low, high = np.percentile(level, (0.5, 99.5), axis=0)  # a few stray points must not shrink the scene
+    low, high = np.percentile(level, (1, 99), axis=0)  # a few stray points must not shrink the scene
     floor, top = float(level[:, 2].min()), float(level[:, 2].max())
     shift = float(cloud.level_from_world[2] @ middle)
     cut = None if cloud.cut_height is None or cloud.cut_height - shift >= top else cloud.cut_height - shift
@@ -179,8 +197,8 @@ def _packaged(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _packed(array: np.ndarray) -> str:
-    return base64.b64encode(np.ascontiguousarray(array)).decode("ascii")
+def _packed(data: np.ndarray | bytes) -> str:
+    return base64.b64encode(data if isinstance(data, bytes) else np.ascontiguousarray(data)).decode("ascii")
 
 
 def _policy_hash(text: str) -> str:

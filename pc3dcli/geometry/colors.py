@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Colours of pictures: one per instance id, one per score, grey for points of no instance.
+"""Colours of pictures: one per instance id, one per score, grey for points of no instance, pale ones for large planes.
 
 The palette is grown by farthest-point selection: each colour is the candidate farthest from all earlier ones and
 from grey, where the distance of two colours is the least of their OKLab distances (Ottosson 2020) as seen with
@@ -16,6 +16,11 @@ import numpy as np
 
 NONE_COLOR = (150, 150, 150)  # points of no instance; ours
 PALETTE_SIZE = 256  # ids repeat colours after this many; ours
+PALE = (232, 232, 228)
+PALENESS = 0.72  # share of `PALE` in the colour of a wall or floor; ours
+FLATNESS = 0.25  # of its width that a flat instance is thick at most, both as standard deviations; ours
+LARGE_AREA = {"floor": 0.2, "wall": 0.05}  # of the scene's, of level and of upright instances; ours
+WALL_HEIGHT = 0.6  # of the scene's that a wall has at least; ours
 FIRST_COLOR = (0, 114, 178)  # the blue of Okabe and Ito 2008, where the selection starts
 
 _LMS_FROM_LINEAR = np.array(
@@ -47,6 +52,43 @@ def instance_colors(ids: np.ndarray) -> np.ndarray:
     ids = np.asarray(ids).astype(np.int64)  # 256 does not fit a uint8
     table = np.concatenate((_palette(), np.array([NONE_COLOR], np.uint8)))
     return table[np.where(ids < 0, PALETTE_SIZE, ids % PALETTE_SIZE)]
+
+
+def pale(colors: np.ndarray) -> np.ndarray:
+    """Return pale variants of (..., 3) uint8 RGB colours, for what is large and of little interest."""
+    return np.rint((1 - PALENESS) * colors + PALENESS * np.array(PALE)).astype(np.uint8)
+
+
+def is_large_plane(points: np.ndarray, scene: np.ndarray) -> bool:
+    """Tell whether an instance is flat and spans much of its scene, as walls, floors and ceilings do.
+
+    points, scene  (n, 3), (N, 3) float, metres, z up
+    """
+    if len(points) < max(3, len(scene) // 500):  # most instances are told from their size
+        return False
+    _, axes = _principal(points)
+    off = np.abs((points - np.median(points, axis=0)) @ axes[:, 0])
+    # what a mask has besides the plane, as the headboard at a wall, does not count
+    points = points[off <= max(3 * float(np.median(off)), 1e-9)]
+    spread, axes = _principal(points)
+    whole, _ = _principal(scene)
+    area = spread[1] * spread[2] / max(whole[1] * whole[2], 1e-12)
+    if spread[0] > FLATNESS * spread[1]:
+        return False
+    if abs(axes[2, 0]) > 0.7:  # its normal is nearer to upright than to level
+        return bool(area > LARGE_AREA["floor"])
+    return bool(area > LARGE_AREA["wall"] and _height(points) > WALL_HEIGHT * _height(scene))
+
+
+def _principal(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the standard deviations (3,) along the principal axes, ascending, and the axes as columns (3, 3)."""
+    sample = np.asarray(points[:: max(1, len(points) // 5000)], np.float64)
+    variance, axes = np.linalg.eigh(np.cov(sample.T))
+    return np.sqrt(variance.clip(0)), axes
+
+
+def _height(points: np.ndarray) -> float:
+    return float(np.ptp(np.percentile(points[:: max(1, len(points) // 5000), 2], (1, 99))))
 
 
 def score_colors(scores: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 MAX_SPLAT = 28  # pixels; a nearer point would cover what lies beside it.  Ours
+MAX_SHARE = 0.012  # of the size of the scene, the largest disc: sparse clouds stay clouds.  Ours
 NEAR = 0.05  # metres in front of the camera where drawing begins; ours
 EDGE_STRENGTH = 9.0  # darkening per doubling of distance; ours
 EDGE_LIMIT = 0.12  # one neighbour's largest share, in doublings: outlines stay translucent; ours
@@ -49,13 +50,13 @@ class Visible:
     depth: np.ndarray
 
 
-def splat_radii(xyz: np.ndarray, *, neighbors: int = 5, limit: float = 3.0) -> np.ndarray:
+def splat_radii(xyz: np.ndarray, *, neighbors: int = 5, limit: float = 2.5) -> np.ndarray:
     """Return the disc radius of each point that closes surfaces between it and its neighbours.
 
     xyz        (N, 3) float, metres
     neighbors  the radius is half the distance to the neighbour of this rank, a little enlarged
-    limit      discs are at most this many times the median, and points without neighbours that near get small ones
-    returns    (N,) float32, metres
+    limit      points without neighbours within this many times the median are strays, and get small discs
+    returns    (N,) float32, metres, none above `MAX_SHARE` of the diagonal that spans the central 98 % of the points
     """
     from scipy.spatial import cKDTree
 
@@ -69,8 +70,10 @@ def splat_radii(xyz: np.ndarray, *, neighbors: int = 5, limit: float = 3.0) -> n
     typical = float(np.median(tree.query(sample, k=[rank + 1])[0]))
     # the search stops at the limit, which bounds its cost where points are sparse
     reach, _ = tree.query(local, k=[rank + 1], eps=0.3, distance_upper_bound=max(limit * typical, 1e-9))
-    reach = np.where(np.isfinite(reach[:, 0]), reach[:, 0], typical)  # strays: large discs would hide what is there
-    return np.clip(0.6 * reach, max(0.3 * typical, 1e-6), None).astype(np.float32)  # a disc of twins is no point
+    reach = np.where(np.isfinite(reach[:, 0]), reach[:, 0], 0.0)  # large discs of strays would hide what is there
+    largest = MAX_SHARE * float(np.linalg.norm(np.diff(np.percentile(sample, (1, 99), axis=0), axis=0)))
+    least = max(0.3 * typical, 1e-6)  # a disc of twins is no point
+    return np.clip(0.6 * reach, least, None).clip(None, max(largest, 1e-6)).astype(np.float32)
 
 
 def visible_points(xyz: np.ndarray, radius: np.ndarray, view: Viewpoint) -> Visible:

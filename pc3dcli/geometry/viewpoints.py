@@ -17,6 +17,7 @@ ELEVATION_DEG = 38.0
 FIELD_DEG = 40.0  # vertical field of the views from outside
 TOP_FIELD_DEG = 18.0  # narrow: nearly a floor plan
 INSIDE_FIELD_DEG = 68.0
+LEAST_SHOWN = 0.3  # a corner view shows at least this part of what the best one does
 EYE_HEIGHT = 1.55  # metres above the floor
 MIN_ROOM_HEIGHT = 1.9  # metres; lower scenes have neither ceiling nor walls to cut
 MAX_ROOM_HEIGHT = 50.0  # metres; higher ceilings are not looked for
@@ -31,11 +32,13 @@ def choose_viewpoints(
 ) -> list[Viewpoint]:
     """Return the standard views of a scene: `top`, `corner1` to `corner4` and, in rooms, `inside`.
 
+    A corner from which nearly everything is seen from behind, as of a shelf, is left out.
+
     xyz               (N, 3) float, metres, world frame
     size              (H, W) of the pictures
     level_from_world  (3, 3) float, from `upright` or `level_rotation`
     normal            (N, 3) float that face the scanner, or None
-    returns           viewpoints that show all but the outermost half percent of the points they do not leave out
+    returns           viewpoints that show the central 98 % of the points they do not leave out
     """
     if len(xyz) == 0:
         return []
@@ -47,6 +50,7 @@ def choose_viewpoints(
     top_cut, side_cut = _cut_heights(level)
     views = [scene.view("top", (0.0, 0.0, -1.0), (0.0, 1.0, 0.0), TOP_FIELD_DEG, level[:, 2] > top_cut)]
     cut = level[:, 2] > side_cut
+    corners = []
     for number, angle_deg in enumerate((225, 315, 45, 135), start=1):
         out = np.array([np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))])
         lean = np.radians(ELEVATION_DEG)
@@ -57,9 +61,15 @@ def choose_viewpoints(
             hidden = cut
         else:
             hidden = cut | _front_walls(level, ~cut, turn_side=number - 1)
-        views.append(scene.view(f"corner{number}", forward, (0.0, 0.0, 1.0), FIELD_DEG, hidden))
+        corners.append(scene.view(f"corner{number}", forward, (0.0, 0.0, 1.0), FIELD_DEG, hidden))
+    best = max(_num_shown(view, len(xyz)) for view in corners)
+    views += [view for view in corners if _num_shown(view, len(xyz)) >= LEAST_SHOWN * best]
     inside = _inside(scene, side_cut)
     return views if inside is None else [*views, inside]
+
+
+def _num_shown(view: Viewpoint, count: int) -> int:
+    return count if view.hidden is None else count - int(np.count_nonzero(view.hidden))
 
 
 def seen_from_behind(normal: np.ndarray, forward: np.ndarray) -> np.ndarray:
@@ -235,9 +245,9 @@ def _look(forward, above) -> np.ndarray:
 
 
 def _core(points: np.ndarray) -> np.ndarray:
-    """Return some thousand of the points, without the outermost half percent along each axis."""
+    """Return some thousand of the points, without the outermost percent at each end of each axis."""
     sample = points[:: max(1, len(points) // 20_000)]
-    low, high = np.percentile(sample, (0.5, 99.5), axis=0)
+    low, high = np.percentile(sample, (1, 99), axis=0)
     core = sample[((sample >= low - 1e-9) & (sample <= high + 1e-9)).all(1)]
     return core if len(core) else sample  # of two or three points each is the outermost
 

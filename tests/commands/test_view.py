@@ -98,7 +98,71 @@ def test_stream_of_masks_gives_a_sheet_and_a_fused_cloud(run, scans, tmp_path):
     assert {"frames.png", "overview.png", "top_rgb.png", "camera_rgb.png"} <= names
     assert not any("instances" in name for name in names)
     assert image_size(tmp_path / "out/room0/frames.png")[1] == 2 * 648 + 8  # two frames side by side
-    assert page_scene(tmp_path / "out/room0.html")["count"] > 1000
+    scene = page_scene(tmp_path / "out/room0.html")
+    assert scene["count"] > 1000 and scene["numFrames"] == 4
+    assert [one["caption"].split(",")[0] for one in scene["frames"]] == ["frame 0", "frame 12"]
+    assert scene["origin"][0].startswith("pc3d track2d ") and "(version " in scene["origin"][0]
+
+
+@pytest.fixture
+def tracks_and_labels(run, scans, tmp_path):
+    """A stream of tracks and the --out folder of the labels made from it, which holds the points as well."""
+    import shutil
+
+    shutil.copytree(scans / "room0", tmp_path / "scan/room0", ignore=shutil.ignore_patterns("*.ply"))
+    assert run("track2d", tmp_path / "scan/room0", "--stride", "4", "--out", tmp_path / "tracks.ndjson").code == 0
+    assert run("lift3d", tmp_path / "tracks.ndjson", "--out", tmp_path / "labels").code == 0
+    return tmp_path / "tracks.ndjson", tmp_path / "labels"
+
+
+def test_tracks_and_their_labels_are_one_scene_in_any_order(run, tracks_and_labels, tmp_path):
+    for name, inputs in (("a", tracks_and_labels), ("b", tracks_and_labels[::-1])):
+        result = run("view", *inputs, "--out", tmp_path / name, *FAST)
+        assert result.code == 0, result.err
+        assert result.out == f"{tmp_path / name / 'room0.html'}\n"
+        scene = page_scene(tmp_path / name / "room0.html")
+        assert scene["instances"] and len(scene["frames"]) == 4
+        assert {line.split()[1] for line in scene["origin"]} == {"track2d", "lift3d"}
+        assert {"frames.png", "top_instances.png", "camera_instances.png"} <= pictures(tmp_path / name / "room0")
+    again = run("view", *tracks_and_labels, "--out", tmp_path / "b", *FAST, "-v")
+    assert again.code == 0 and "skipped" in again.err  # the order decides nothing
+
+
+def test_a_scene_that_failed_in_one_of_two_streams_has_failed(run, tracks_and_labels, tmp_path):
+    path = next(tracks_and_labels[1].glob("*.ndjson"))
+    path.write_text(path.read_text().replace('"ok":true', '"ok":false'))
+    result = run("view", *tracks_and_labels, "--out", tmp_path / "out", *FAST)
+    assert result.code == 3 and "failed in an earlier stage" in result.err
+
+
+def test_walls_and_floor_are_pale(run, scans, tmp_path):
+    tracked = run("track2d", scans / "room0", "--masks", "oracle", "--stride", "2")
+    lines = [json.loads(line) for line in run("lift3d", stdin=tracked.out).out.splitlines()]
+    (scene,) = (line for line in lines if line["type"] == "scene")
+    count = scene["num_points"]
+    everything = {"type": "instance3d", "scene": "room0", "instance": 0, "rle": encode_points(np.ones(count, bool))}
+    text = stream([scene, everything | {"score": 1.0}])
+    assert run("view", "--out", tmp_path / "out", *FAST, "--write", "html", stdin=text).code == 0
+    strong = page_scene(tmp_path / "out/room0.html")["instances"][0]["color"]
+    from pc3dcli.formats.cloud import read_cloud
+
+    height = read_cloud(scans / "room0" / scene["points"]).xyz[:, 2]
+    text = stream([scene, everything | {"score": 1.0, "rle": encode_points(height < 0.05)}])
+    assert run("view", "--out", tmp_path / "out", *FAST, "--write", "html", "-f", stdin=text).code == 0
+    floor = page_scene(tmp_path / "out/room0.html")["instances"][0]["color"]
+    assert np.ptp(floor) < 0.4 * np.ptp(strong)
+
+
+def test_grey_is_explained_in_the_pictures_that_show_it(run, scan, tmp_path):
+    legends = []
+    for masks in ([np.arange(400) < 150], [np.ones(400, bool)]):
+        records = labelled(scan)[:1] + [
+            {"type": "instance3d", "scene": "shelf", "instance": 4, "rle": encode_points(mask)} for mask in masks
+        ]
+        run("view", "--out", tmp_path / "out", "--size", "640x480", "--write", "png", "-f", stdin=stream(records))
+        corner = read_color(tmp_path / "out/shelf/top_instances.png")[-40:, :40]
+        legends.append((corner == (150, 150, 150)).all(-1).sum() > 30)
+    assert legends == [True, False]
 
 
 def test_label_folder_of_lift3d(run, scans, tmp_path):
@@ -134,7 +198,8 @@ def test_same_command_skips_and_other_settings_are_refused(run, scan, tmp_path):
 def test_other_records_are_not_taken_for_the_same(run, scan, tmp_path):
     records = labelled(scan)
     assert run("view", "--out", tmp_path / "out", *FAST, stdin=stream(records)).code == 0
-    assert run("view", "--out", tmp_path / "out", *FAST, stdin=stream(records[:-1])).code == 2
+    other = run("view", "--out", tmp_path / "out", *FAST, stdin=stream(records[:-1]))
+    assert other.code == 2 and "exists, but shows other records" in other.err
 
 
 def test_same_input_same_bytes(run, scan, tmp_path):
@@ -219,7 +284,7 @@ def test_a_place_for_the_pictures_is_needed(run, scan, tmp_path):
 def test_a_broken_scene_does_not_stop_the_others(run, scan, tmp_path):
     text = stream(labelled(scan, "bad", points="missing.ply"), labelled(scan, "good"))
     result = run("view", "--out", tmp_path / "out", *FAST, stdin=text)
-    assert result.code == 3 and "missing.ply" in result.err and "1 failed: bad" in result.err
+    assert result.code == 3 and "missing.ply" in result.err and "1 failed" in result.err and "bad" in result.err
     assert (tmp_path / "out/good.html").is_file() and not (tmp_path / "out/bad.html").exists()
     assert run("view", "--out", tmp_path / "x", *FAST, "--fail-fast", stdin=text).code == 4
 

@@ -3,7 +3,15 @@ import cv2
 import numpy as np
 import pytest
 
-from pc3dcli.formats.overlay import OPACITY, contact_sheet, label_regions, overlay_masks, png_bytes
+from pc3dcli.formats.overlay import (
+    OPACITY,
+    contact_sheet,
+    draw_legend,
+    jpeg_bytes,
+    label_regions,
+    overlay_masks,
+    png_bytes,
+)
 
 GREY = np.full((60, 80, 3), 100, np.uint8)
 RED, BLUE = np.array([200, 0, 0], np.uint8), np.array([0, 0, 200], np.uint8)
@@ -91,3 +99,23 @@ def test_png_keeps_rgb_order():
     image[..., 0] = 200
     decoded = cv2.imdecode(np.frombuffer(png_bytes(image), np.uint8), cv2.IMREAD_COLOR)
     assert (decoded[..., 2] == 200).all() and (decoded[..., 0] == 0).all()
+
+
+def test_legend_shows_its_colours_in_the_lower_left_and_leaves_the_rest():
+    image = np.full((300, 400, 3), 100, np.uint8)
+    picture = draw_legend(image, [("grey: none", (150, 150, 150)), ("red", RED)])
+    changed = (picture != image).any(-1)
+    rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+    assert rows[0] > 220 and rows[-1] == 299 and columns[0] == 0 and columns[-1] < 200
+    for color in ((150, 150, 150), RED):
+        assert (picture == color).all(-1).sum() > 30
+    assert np.array_equal(draw_legend(image, []), image) and (image == 100).all()
+
+
+def test_jpeg_is_scaled_down_never_up():
+    image = np.zeros((120, 300, 3), np.uint8)
+    image[..., 0] = 200
+    for side, shape in ((100, (40, 100)), (1000, (120, 300))):
+        decoded = cv2.imdecode(np.frombuffer(jpeg_bytes(image, max_side=side), np.uint8), cv2.IMREAD_COLOR)
+        assert decoded.shape[:2] == shape
+        assert np.abs(decoded[20, 20].astype(int) - (0, 0, 200)).max() < 6

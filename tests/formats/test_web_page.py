@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from pc3dcli.formats.web_page import PageCloud, PageInstance, build_page
+from pc3dcli.formats.web_page import PageCloud, PageFrames, PageInstance, build_page
 
 RAMP = np.array([[0, 0, 0], [255, 255, 255]], np.uint8)
 GREY = (150, 150, 150)
@@ -167,8 +167,17 @@ def test_nothing_is_loaded_from_anywhere():
     text = build_page(cloud(), [], none_color=GREY, ramp=RAMP)
     assert not re.search(r"https?:|//[a-z]|@import|url\(", text)
     for _, attributes in Parts(text).tags:
-        assert "src" not in attributes and attributes.get("href", "data:,") == "data:,"
+        assert "src" not in attributes and "srcset" not in attributes and attributes.get("href", "data:,") == "data:,"
         assert not any(name.startswith("on") or name == "style" for name in attributes)
+
+
+def test_frames_and_origin_travel_in_the_scene():
+    frames = PageFrames((("frame 3", b"\xff\xd8jpeg"), (EVIL, b"two")), num_frames=40)
+    parts = Parts(build_page(cloud(), [], none_color=GREY, ramp=RAMP, frames=frames, origin=[EVIL]))
+    assert [base64.b64decode(one["jpeg"]) for one in parts.scene["frames"]] == [b"\xff\xd8jpeg", b"two"]
+    assert [one["caption"] for one in parts.scene["frames"]] == ["frame 3", EVIL] and parts.scene["numFrames"] == 40
+    assert parts.scene["origin"] == [EVIL] and "<" not in parts.scripts["scene"]
+    assert page(cloud()).scene["frames"] == []
 
 
 def test_same_input_same_page():

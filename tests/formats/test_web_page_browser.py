@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pc3dcli.formats.web_page import PageCloud, PageInstance, build_page
+from pc3dcli.formats.overlay import jpeg_bytes
+from pc3dcli.formats.web_page import PageCloud, PageFrames, PageInstance, build_page
 
 LABEL = "<img src=x onerror=document.title='owned'>chair"
 LEFT, RIGHT, GREY = (200, 30, 30), (30, 60, 200), (150, 150, 150)
@@ -80,14 +81,16 @@ def page_file(tmp_path_factory):
 
 
 class Page:
-    """The opened page, seen from above: +x to the right."""
+    """The opened page, seen from above (+x to the right) unless another key was pressed first."""
 
-    def __init__(self, session, path):
+    def __init__(self, session, path, key="t"):
         self.session = session
         session.get_log("performance"), session.get_log("browser")  # forget earlier pages
         session.get(path.as_uri())
         self.canvas = session.find_element("id", "view")
-        self.key("t")
+        if key:
+            self.key(key)
+        self.settle()
 
     def settle(self) -> None:
         script = "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => done()));"
@@ -168,7 +171,7 @@ def test_click_shows_id_score_and_label_as_text(page):
     assert shown[shown.index("Score") + 1] == "0.750"
     assert shown[shown.index("Label") + 1] == LABEL
     assert page.row(0).get_attribute("aria-current") is not None
-    assert page.session.title == "test scene" and not page.session.find_elements("tag name", "img")
+    assert page.session.title == "test scene" and not page.session.find_elements("css selector", "[onerror]")
     page.click(0.15, 0)
     shown = page.text("picked").split("\n")
     assert shown[shown.index("Instance") + 1] == "8" and shown[shown.index("Label") + 1] == "none"
@@ -266,6 +269,68 @@ def test_help_opens_by_key_and_button(page):
     assert not dialog.is_displayed()
     page.session.find_element("id", "help-button").click()
     assert dialog.is_displayed()
+
+
+@pytest.fixture(scope="module")
+def frames_file(page_file, tmp_path_factory):
+    """A page without instances, with two frames, one red and one blue, of five."""
+    one = np.random.default_rng(0).uniform(0, 1, (50, 3))
+    cloud = PageCloud("frames", one, None, np.eye(3), np.full(50, 0.02))
+    pictures = [(LABEL, np.full((60, 80, 3), LEFT, np.uint8)), ("frame 4", np.full((60, 80, 3), RIGHT, np.uint8))]
+    frames = PageFrames(tuple((text, jpeg_bytes(picture, max_side=80)) for text, picture in pictures), num_frames=5)
+    ramp = np.array([[20, 40, 90]], np.uint8)
+    path = tmp_path_factory.mktemp("frames") / "page.html"
+    text = build_page(cloud, [], none_color=GREY, ramp=ramp, frames=frames, origin=["pc3d track2d 'a <b>' (version 1)"])
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_frames_are_shown_enlarged_and_paged(browser, frames_file):
+    page = Page(browser, frames_file)
+    assert "2 of 5 frames" in page.text("frames-note")
+    strip = browser.find_elements("css selector", "#strip img")
+    widths = "const done = arguments[1]; arguments[0].decode().then(() => done(arguments[0].naturalWidth));"
+    assert [browser.execute_async_script(widths, picture) for picture in strip] == [80, 80]
+    browser.find_elements("css selector", "#strip button")[0].click()
+    dialog = browser.find_element("id", "frame")
+    assert dialog.is_displayed() and page.text("frame-caption") == f"{LABEL} (1 of 2)"
+    assert not browser.find_element("id", "frame-back").is_enabled()
+    dialog.send_keys("\ue014")  # right arrow
+    assert page.text("frame-caption") == "frame 4 (2 of 2)" and not browser.find_element("id", "frame-on").is_enabled()
+    picture = cv2.imdecode(
+        np.frombuffer(browser.find_element("id", "frame-picture").screenshot_as_png, np.uint8), cv2.IMREAD_COLOR
+    )
+    assert np.abs(picture[picture.shape[0] // 2, picture.shape[1] // 2, ::-1].astype(int) - RIGHT).max() < 8
+    browser.find_element("id", "frame-back").click()
+    assert page.text("frame-caption").endswith("(1 of 2)") and browser.title == "frames"
+    dialog.find_element("css selector", "form > button:last-child").click()
+    assert not dialog.is_displayed()
+    errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert errors == []  # the policy allows pictures inside the page
+
+
+def test_frames_leave_the_canvas_its_room_and_origin_is_in_the_help(browser, frames_file, page_file):
+    page = Page(browser, frames_file)
+    canvas, strip = page.canvas.rect, browser.find_element("id", "frames").rect
+    assert canvas["height"] > 300 and canvas["y"] + canvas["height"] <= strip["y"] + 1
+    page = Page(browser, frames_file, key=None)
+    first = page.picture()[4:-4, 4:-4]  # without the outline of the focus
+    page.key("r")
+    assert np.array_equal(first, page.picture()[4:-4, 4:-4])  # the camera took notice of the strip
+    page.key("?")
+    assert "pc3d track2d 'a <b>' (version 1)" in page.text("origin")
+    page = Page(browser, page_file)
+    assert not browser.find_element("id", "frames").is_displayed()
+
+
+def test_key_says_what_grey_means(page):
+    assert "no instance (unlabelled)" in page.text("key")
+    swatch = page.session.find_element("id", "key-none").value_of_css_property("background-color")
+    assert "150, 150, 150" in swatch
+    page.key("1")
+    assert not page.session.find_element("id", "key").is_displayed()
+    page.key("3")
+    assert "no score" in page.text("key")
 
 
 def test_dark_scheme_changes_the_paper(page):

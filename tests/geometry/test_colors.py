@@ -7,6 +7,8 @@ from pc3dcli.geometry.colors import (
     PALETTE_SIZE,
     color_distance,
     instance_colors,
+    is_large_plane,
+    pale,
     score_colors,
     tint,
 )
@@ -59,3 +61,45 @@ def test_tint_keeps_hue_and_follows_brightness():
     assert np.array_equal(tinted[1], labels[1])  # the middle brightness changes nothing
     assert np.array_equal(tint(labels, None), labels)
     assert tint(labels[:0], rgb[:0]).shape == (0, 3)
+
+
+def box(size, at=(0.0, 0.0, 0.0), count=4000):
+    return np.random.default_rng(0).uniform(0, 1, (count, 3)) * size + at
+
+
+ROOM = np.concatenate((box((6, 5, 0.02)), box((6, 0.02, 2.5)), box((0.02, 5, 2.5)), box((2, 1.6, 0.5), at=(3, 3, 0))))
+
+
+@pytest.mark.parametrize(
+    ("size", "is_plane"),
+    [
+        ((6, 5, 0.02), True),  # floor
+        ((6, 0.02, 2.5), True),  # wall
+        ((0.02, 2.5, 2.3), True),  # part of a wall
+        ((2, 1.6, 0.5), False),  # bed
+        ((5, 4, 2.0), False),  # everything
+        ((1.8, 0.9, 0.02), False),  # table top
+        ((0.9, 0.02, 2.0), False),  # door
+        ((3, 0.02, 0.8), False),  # low cupboard
+    ],
+)
+def test_walls_and_floors_are_large_planes_and_things_are_not(size, is_plane):
+    turn = np.array([[0.6, -0.8, 0], [0.8, 0.6, 0], [0, 0, 1]])
+    assert is_large_plane(box(size) @ turn, ROOM @ turn) is is_plane
+
+
+def test_what_sticks_out_of_a_wall_does_not_hide_it():
+    headboard = box((1.6, 1.5, 0.6), at=(2, 0, 0), count=500)
+    assert is_large_plane(np.concatenate((box((6, 0.02, 2.5)), headboard)), ROOM)
+
+
+@pytest.mark.parametrize("points", [np.zeros((0, 3)), np.zeros((2, 3)), np.ones((5, 3))])
+def test_few_or_equal_points_are_no_plane(points):
+    assert not is_large_plane(points, ROOM)
+
+
+def test_pale_colours_stay_apart_from_strong_ones_and_grey():
+    strong = np.concatenate((instance_colors(np.arange(32)), [NONE_COLOR])).astype(np.uint8)
+    chroma = [np.ptp(colors.astype(int), axis=-1).max() for colors in (pale(strong), strong)]
+    assert chroma[0] < 0.3 * chroma[1]
+    assert color_distance(pale(strong[:32]), np.array(NONE_COLOR, np.uint8)).min() > 0.1

@@ -95,11 +95,18 @@ def test_a_plane_has_no_holes():
 
 
 def test_radii_follow_the_spacing_and_bound_strays():
-    x, y = np.meshgrid(np.arange(30), np.arange(30))
+    x, y = np.meshgrid(np.arange(60), np.arange(60))
     grid = np.stack((x, y, 0 * x), -1).reshape(-1, 3) * 0.1
     radius = splat_radii(np.concatenate((grid, [[50.0, 50.0, 50.0]])))
     assert np.median(radius[:-1]) == pytest.approx(0.6 * 0.1 * np.sqrt(2), rel=0.02)  # the fifth neighbour is diagonal
-    assert radius[-1] <= np.median(radius) * 1.01
+    assert radius[-1] < np.median(radius)
+
+
+def test_discs_of_sparse_clouds_are_capped_by_the_size_of_the_scene():
+    sparse = np.random.default_rng(0).uniform(0, 10, (300, 3))
+    radius = splat_radii(np.concatenate((sparse, [[1000.0, 0, 0]])))  # a stray does not make the scene larger
+    assert radius.max() <= render.MAX_SHARE * 10 * np.sqrt(3)
+    assert radius.max() == pytest.approx(render.MAX_SHARE * 10 * np.sqrt(3), rel=0.05)
 
 
 @pytest.mark.parametrize("xyz", [np.zeros((0, 3)), np.ones((1, 3)), np.ones((50, 3))])

@@ -119,6 +119,23 @@ def test_normals_decide_what_is_left_out():
     assert faces_inwards(xyz, normal) and not faces_inwards(xyz, -normal)
 
 
+def test_corners_that_see_only_backs_are_left_out():
+    rng = np.random.default_rng(0)
+    wall = rng.uniform(0, 1, (4000, 3)) * (1.0, 0.02, 1.0)  # a shelf, scanned from -y
+    side = rng.uniform(0, 1, (800, 3)) * (0.02, 0.4, 1.0) - (0, 0.4, 0)
+    normal = np.concatenate((np.tile((0.0, -1, 0), (4000, 1)), np.tile((1.0, 0, 0), (800, 1))))
+    names = [view.name for view in choose_viewpoints(np.concatenate((wall, side)), SIZE, LEVEL, normal)]
+    assert names == ["top", "corner1", "corner2"]
+
+
+def test_strays_do_not_shrink_the_scene():
+    xyz = room()[0]
+    strays = np.random.default_rng(1).uniform(-60, 60, (len(xyz) // 150, 3))
+    plain, spoilt = (choose_viewpoints(one, SIZE, LEVEL) for one in (xyz, np.concatenate((xyz, strays))))
+    heights = [views[0].world_from_cam[2, 3] for views in (plain, spoilt)]
+    assert heights[1] < 1.2 * heights[0]
+
+
 def test_seen_from_behind_is_a_half_space():
     normal = np.array([[0, 0, 1.0], [0, 0, -1.0], [1.0, 0, 0]])
     assert seen_from_behind(normal, np.array([0, 0, 1.0])).tolist() == [True, False, False]

@@ -501,7 +501,6 @@
   paintRamp();
   buildList();
   buildStrip();
-  camera = home(); // the strip takes room from the canvas
   element("key").hidden = mode === "rgb";
   element("key-none").style.background = `rgb(${scene.noneColor.join(",")})`;
   element("origin").hidden = !scene.origin.length;

@@ -284,7 +284,7 @@ def _describe(task: SceneTask) -> str:
 
 def _introduce(scene: Scene, frames: tuple[Frame, ...], max_depth: float, context: Context) -> None:
     """Say what a scene is, what was assumed, which frames are skipped and why, and whether its depth can be right."""
-    from pc3dcli.datasets.depth_unit import sample_depth
+    from pc3dcli.datasets.depth_unit import fitting_unit, sample_depth
 
     sample = sample_depth(scene.root, frames, max_depth)
     depth = f"depth unit {sample.unit:.6g} m, median {sample.median:.2f} m" if sample else "no depth"
@@ -296,7 +296,11 @@ def _introduce(scene: Scene, frames: tuple[Frame, ...], max_depth: float, contex
         shown = "; ".join(reason if count == 1 else f"{reason} ({count})" for reason, count in reasons[:3])
         usable = f"{len(scene.frames)}/{len(scene.frames) + len(scene.skipped)} frames usable"
         context.warn(f"{usable}, {len(scene.skipped)} skipped: {shown}{'; ...' if len(reasons) > 3 else ''}")
-    if sample and sample.doubt():
+    unit = fitting_unit(scene.root, frames)
+    if unit is not None:
+        found = f"its frames agree about what they see with a depth unit of {unit:.6g} m, not of {sample.unit:.6g} m"
+        context.warn(f"{found}: is the unit right? --depth-scale {unit:.6g}")
+    elif sample and sample.doubt():
         context.warn(sample.doubt())
 
 

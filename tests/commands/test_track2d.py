@@ -246,10 +246,13 @@ def test_a_scene_is_introduced_to_one_who_asks(run, scans, jobs):
 
 
 def test_a_depth_unit_that_cannot_be_is_said(run, scans, tmp_path):
-    small = ("track2d", scans / "room0", *ORACLE, "--stride", "8")
-    for scale, right in (("0.1", "0.001"), ("0.00001", "0.001")):
+    small = ("track2d", scans / "room0", *ORACLE, "--stride", "16")  # one frame
+    for scale, reason in (("0.1", "lies beyond 10 m"), ("0.00001", "its median depth is 0.0")):
         result = run(*small, "--depth-scale", scale)
-        assert f"is the unit right? --depth-scale {right}\n" in result.err
+        assert reason in result.err and "is the unit right? --depth-scale 0.001\n" in result.err
+    result = run("track2d", scans / "room0", *ORACLE, "--depth-scale", "0.0002")
+    found = "room0: its frames agree about what they see with a depth unit of 0.001 m, not of 0.0002 m"
+    assert f"pc3d track2d: {found}: is the unit right? --depth-scale 0.001\n" in result.err
     frames = run(*small).out
     assert "unit" not in run("track2d", *ORACLE, stdin=frames).err
     assert "is the unit right?" in run("track2d", *ORACLE, "--depth-scale", "0.1", stdin=frames).err

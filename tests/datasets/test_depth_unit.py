@@ -3,7 +3,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pc3dcli.datasets.depth_unit import DepthSample, sample_depth
+from pc3dcli.datasets import open_scenes
+from pc3dcli.datasets.depth_unit import UNITS, DepthSample, fitting_unit, sample_depth
 from pc3dcli.datasets.scene import Frame
 
 
@@ -46,3 +47,28 @@ def test_nothing_measured(tmp_path):
 )
 def test_doubt(sample, message):
     assert sample.doubt() == message
+
+
+@pytest.mark.parametrize("unit", [0.01, 0.0002, 0.0001])
+def test_the_unit_with_which_frames_agree(scans, unit):
+    scene = open_scenes(scans / "room0")[0].open(depth_scale=unit)
+    assert fitting_unit(scene.root, scene.frames) == 0.001
+
+
+@pytest.mark.parametrize("room", ["room0", "room1"])
+def test_frames_agree_with_their_own_unit(scans, room):
+    scene = open_scenes(scans / room)[0].open()
+    for start in range(0, 16, 3):
+        assert fitting_unit(scene.root, scene.frames[start:]) is None
+
+
+def test_frames_that_say_nothing_about_the_unit(tmp_path):
+    """A camera that stands still, a single frame, no depth."""
+    wall = frames(tmp_path, *[np.full((64, 64), 2000)] * 3, scale=0.1)
+    assert 0.1 not in UNITS and fitting_unit(tmp_path, wall) is None
+    assert fitting_unit(tmp_path, wall[:1]) is None
+    blind = [Frame(str(n), "x.png", (64, 64), wall[0].K, np.eye(4)) for n in range(2)]
+    assert fitting_unit(tmp_path, blind) is None
+    assert fitting_unit(tmp_path, [wall[0], blind[1]]) is None
+    empty = frames(tmp_path, *[np.zeros((64, 64))] * 2)
+    assert fitting_unit(tmp_path, empty) is None

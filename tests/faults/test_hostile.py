@@ -87,7 +87,7 @@ def test_a_camera_too_far_away_is_refused(run, tracks, tmp_path, command):
 @pytest.mark.parametrize("ids", [[np.nan, 1e300, -5.0, 3.0], [7.0, 7.0, 7.0, 7.0]])
 def test_view_of_twins_with_ids_of_any_kind(run, tmp_path, ids):
     write_ply(tmp_path / "c.ply", Cloud(np.ones((4, 3), np.float32), extra={"instance_id": np.array(ids)}))
-    result = run("view", tmp_path / "c.ply", "--out", tmp_path / "out", "--size", "32x32")
+    result = run("view", tmp_path / "c.ply", "--out", tmp_path / "out", "--size", "32x32", "--quiet")
     assert (result.code, result.err) == (0, "")
 
 
@@ -96,7 +96,7 @@ def test_view_of_twins_with_ids_of_any_kind(run, tmp_path, ids):
 def test_view_of_clouds_without_end(run, tmp_path, scale, code):
     xyz = np.random.default_rng(0).normal(size=(300, 3)) * scale
     write_ply(tmp_path / "c.ply", Cloud(xyz))
-    result = run("view", tmp_path / "c.ply", "--out", tmp_path / "out", "--size", "32x32")
+    result = run("view", tmp_path / "c.ply", "--out", tmp_path / "out", "--size", "32x32", "--quiet")
     assert result.code == code, result.err
     if code:
         assert "no points with finite coordinates near each other" in result.err

@@ -17,6 +17,7 @@ from scipy.spatial import cKDTree
 MESH_K = 0.01  # spec section 8
 MIN_SIZE = 20  # vertices, spec section 8
 NEIGHBORS = 8  # spec section 8, clouds
+CHUNK = 1 << 17  # edges that are worked on at a time: bounds memory
 
 
 def mesh_superpoints(
@@ -49,7 +50,7 @@ def cloud_superpoints(
     if len(points) < 2:
         return np.zeros(len(points), np.int32)
     neighbors = neighbor_graph(points, NEIGHBORS)
-    edges = np.stack([np.repeat(np.arange(len(points)), neighbors.shape[1]), neighbors.reshape(-1)], axis=1)
+    edges = np.stack([np.repeat(np.arange(len(points), dtype=np.int32), neighbors.shape[1]), neighbors.reshape(-1)], axis=1)
     if normals is not None:
         weights = edge_weights(points, normals, edges)
     else:
@@ -59,9 +60,12 @@ def cloud_superpoints(
 
 
 def neighbor_graph(points: np.ndarray, count: int) -> np.ndarray:
-    """Return the (N, count) int64 nearest other points of each of (N, 3) points, fewer columns when N <= count."""
+    """Return the (N, count) int32 nearest other points of each of (N, 3) points, fewer columns when N <= count."""
     columns = min(count, len(points) - 1) + 1
-    index = cKDTree(points).query(points, columns)[1].reshape(len(points), columns)
+    tree, index = cKDTree(points), np.empty((len(points), columns), np.int32)
+    for first in range(0, len(points), CHUNK):
+        some = points[first : first + CHUNK]
+        index[first : first + CHUNK] = tree.query(some, columns)[1].reshape(len(some), columns)
     # among coincident points a point need not be its own first neighbour: drop it wherever it is
     is_self = index == np.arange(len(points))[:, None]
     is_self[~is_self.any(axis=1), -1] = True
@@ -89,6 +93,11 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 def edge_weights(points: np.ndarray, normals: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """Return (E,) float64 weights 1 - n_a . n_b, squared where n_b . (x_b - x_a) > 0: convex creases are weaker."""
+    chunks = [edges[first : first + CHUNK] for first in range(0, len(edges), CHUNK)]
+    return np.concatenate([np.zeros(0), *(_chunk_weights(points, normals, chunk) for chunk in chunks)])
+
+
+def _chunk_weights(points, normals, edges) -> np.ndarray:
     weights = 1.0 - _edge_dots(normals, edges)
     step = points[edges[:, 1]].astype(np.float64) - points[edges[:, 0]]
     is_convex = np.einsum("ei,ei->e", normals[edges[:, 1]], step) > 0
@@ -108,12 +117,13 @@ def felzenszwalb(num_vertices: int, edges: np.ndarray, weights: np.ndarray, k: f
     """
     order = np.argsort(weights, kind="stable")
     a, b, weights = edges[order, 0], edges[order, 1], np.asarray(weights, np.float64)[order]
-    parent, size = np.arange(num_vertices), np.ones(num_vertices, np.int64)
+    parent, size = np.arange(num_vertices, dtype=np.int32), np.ones(num_vertices, np.int32)
     _join_by_threshold(parent, size, a, b, weights, k)
     parent = _roots(parent)
     a, b = parent[a], parent[b]
     # sizes only grow, so an edge between two components that are large enough now never joins
-    keep = (a != b) & (np.minimum(size[a], size[b]) < min_size)
+    is_small = size < min_size
+    keep = np.flatnonzero((a != b) & (is_small[a] | is_small[b]))
     _join_small(parent, size, a[keep], b[keep], min_size)
     _, first, segment = np.unique(_roots(parent), return_index=True, return_inverse=True)
     by_first_vertex = np.empty(len(first), np.int32)
@@ -189,6 +199,6 @@ def _compact(num_vertices, a, b) -> tuple[np.ndarray, np.ndarray]:
     occurs = np.zeros(num_vertices, bool)
     occurs[a] = occurs[b] = True
     roots = np.flatnonzero(occurs)
-    local = np.zeros(num_vertices, np.int64)
-    local[roots] = np.arange(len(roots))
+    local = np.zeros(num_vertices, np.int32)
+    local[roots] = np.arange(len(roots), dtype=np.int32)
     return roots, local

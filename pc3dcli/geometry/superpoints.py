@@ -50,7 +50,8 @@ def cloud_superpoints(
     if len(points) < 2:
         return np.zeros(len(points), np.int32)
     neighbors = neighbor_graph(points, NEIGHBORS)
-    edges = np.stack([np.repeat(np.arange(len(points), dtype=np.int32), neighbors.shape[1]), neighbors.reshape(-1)], axis=1)
+    first = np.repeat(np.arange(len(points), dtype=np.int32), neighbors.shape[1])
+    edges = np.stack([first, neighbors.reshape(-1)], axis=1)
     if normals is not None:
         weights = edge_weights(points, normals, edges)
     else:

@@ -63,7 +63,7 @@ def test_frames_agree_with_their_own_unit(scans, room):
 
 
 def test_frames_that_say_nothing_about_the_unit(tmp_path):
-    """A camera that stands still, a single frame, no depth."""
+    """A camera that stands still, noise, a single frame, no depth."""
     wall = frames(tmp_path, *[np.full((64, 64), 2000)] * 3, scale=0.1)
     assert 0.1 not in UNITS and fitting_unit(tmp_path, wall) is None
     assert fitting_unit(tmp_path, wall[:1]) is None
@@ -72,3 +72,6 @@ def test_frames_that_say_nothing_about_the_unit(tmp_path):
     assert fitting_unit(tmp_path, [wall[0], blind[1]]) is None
     empty = frames(tmp_path, *[np.zeros((64, 64))] * 2)
     assert fitting_unit(tmp_path, empty) is None
+    rng = np.random.default_rng(0)
+    noise = frames(tmp_path, *rng.integers(500, 5000, (2, 64, 64)))
+    assert fitting_unit(tmp_path, noise) is None

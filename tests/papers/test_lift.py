@@ -186,8 +186,8 @@ NONE_TOGETHER = (np.zeros(0, int), np.zeros(0, int), np.zeros(0, int))
 
 def sets(**voxels):
     names = sorted(voxels)
-    voxel = np.concatenate([list(voxels[n]) for n in names])
-    return voxel, np.concatenate([[int(n[1:])] * len(list(voxels[n])) for n in names])
+    voxel = np.concatenate([np.array(voxels[n], np.int64) for n in names])
+    return voxel, np.concatenate([np.full(len(voxels[n]), int(n[1:])) for n in names])
 
 
 def test_ids_that_share_half_of_the_smaller_are_one():

@@ -12,6 +12,8 @@ import heapq
 import numpy as np
 from scipy import sparse
 
+CHUNK = 1 << 18  # pairs that are sorted at a time: bounds memory, ours
+
 
 def fuse_tracks(
     voxel: np.ndarray,
@@ -29,6 +31,7 @@ def fuse_tracks(
     max_together  groups are not joined when two of their tracks voted together in more frames than this, spec 5.3
     returns       track -> the lowest track of its group, ascending
     """
+    voxel, track = _unique_pairs(voxel, track)
     tracks, column = np.unique(track, return_inverse=True)
     sets = {k: np.unique(voxel[column == k]) for k in range(len(tracks))}
     near = _touching(voxel, column, len(tracks))
@@ -48,6 +51,15 @@ def fuse_tracks(
             heapq.heappush(heap, (-_overlap(sets[other], sets[new]), other, new))
     group = {int(tracks[k]): int(tracks[min(parts)]) for parts in members.values() for k in parts}
     return dict(sorted(group.items()))
+
+
+def _unique_pairs(voxel, track) -> tuple[np.ndarray, np.ndarray]:
+    """Drop repeated pairs; a voxel has many points, so the rest is small, and chunks keep what is sorted small too."""
+    codes = np.zeros(0, np.int64)
+    for first in range(0, len(voxel), CHUNK):
+        part = slice(first, first + CHUNK)
+        codes = np.union1d(codes, voxel[part].astype(np.int64) << 32 | track[part])
+    return codes >> 32, codes & 0xFFFFFFFF
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> float:

@@ -153,7 +153,7 @@ def _snap(instance: Instance, superpoint, config) -> Instance:
 
 def _relabel(point, track, count, group) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Replace tracks by their groups and add up votes on equal pairs, keeping the order by point, then track."""
-    lead = np.array(list(group.values()), np.int64)[np.searchsorted(np.array(list(group), np.int64), track)]
+    lead = np.array(list(group.values()), np.int32)[np.searchsorted(np.array(list(group), np.int32), track)]
     order = np.lexsort((lead, point))
     point, lead, count = point[order], lead[order], count[order]
     starts = np.flatnonzero((np.diff(point, prepend=-1) != 0) | (np.diff(lead, prepend=-1) != 0))

@@ -215,11 +215,11 @@ def _frames(records: Iterable[dict]) -> Iterator[FrameMasks]:
 
 def _track_id(record: dict) -> int:
     from pc3dcli.errors import FormatError
-    from pc3dcli.stream.records import MAX_TRACKS, is_track_id
+    from pc3dcli.stream.records import TRACK_LIMIT, is_track_id
 
     if not is_track_id(record["track"]):
         problem = f'track {record["track"]!r} of frame "{record["frame"]}"'
-        raise FormatError(f"{problem}: expected an integer from 0 to {MAX_TRACKS - 1}")
+        raise FormatError(f"{problem}: expected an integer from 0 to {TRACK_LIMIT - 1}")
     return record["track"]
 
 

@@ -182,11 +182,11 @@ def _stream_jobs(names: list[str], params: dict, settings: Settings, summary: Su
         taken = collector.take(scene.scene)
         content = taken if scene.ok else None
         if len(names) == 1:
-            yield _Job(scene.id, _opener(content), tuple(scene.programs))
+            yield _Job(scene.id, _opener(scene.id, content), tuple(scene.programs))
         else:
             found[scene.id] = _both(found.get(scene.id), (content, tuple(scene.programs)))
     for scene, (content, programs) in found.items():
-        yield _Job(scene, _opener(content), programs)
+        yield _Job(scene, _opener(scene, content), programs)
 
 
 def _both(first: tuple | None, second: tuple) -> tuple[SceneContent | None, tuple[dict, ...]]:
@@ -198,12 +198,12 @@ def _both(first: tuple | None, second: tuple) -> tuple[SceneContent | None, tupl
     return content, tuple(programs.values())
 
 
-def _opener(content: SceneContent | None) -> Callable[[], SceneContent]:
+def _opener(scene: str, content: SceneContent | None) -> Callable[[], SceneContent]:
     def opened() -> SceneContent:
         from pc3dcli.errors import InputError
 
         if content is None:
-            raise InputError("failed in an earlier stage")
+            raise InputError(f"{scene}: failed in an earlier stage")
         return content
 
     return opened

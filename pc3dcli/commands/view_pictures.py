@@ -13,7 +13,7 @@ from pc3dcli.errors import FormatError
 from pc3dcli.formats import overlay, web_page
 from pc3dcli.formats.coco_rle import decode_mask
 from pc3dcli.geometry import colors, render, viewpoints
-from pc3dcli.stream.records import MAX_TRACKS, is_track_id
+from pc3dcli.stream.records import TRACK_LIMIT, is_track_id
 
 RAMP_STEPS = 32
 NONE_TEXT, PALE_TEXT = "grey: no instance (unlabelled)", "pale: wall, floor or other large plane"
@@ -170,5 +170,5 @@ def _instance_picture(
 def _track(record: dict) -> int:
     if not is_track_id(record["track"]):
         problem = f'"track" is {record["track"]!r} in frame {record["frame"]}'
-        raise FormatError(f"{problem}, expected a whole number from 0 to {MAX_TRACKS - 1}")
+        raise FormatError(f"{problem}, expected a whole number from 0 to {TRACK_LIMIT - 1}")
     return record["track"]

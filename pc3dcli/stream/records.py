@@ -36,7 +36,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
 # records that stand outside scenes as well as inside
 FREE_TYPES = frozenset({"program", "metric", "step", "error"})
 
-MAX_TRACKS = 1 << 20  # track ids are below; ours, votes for points are sorted by it
+TRACK_LIMIT = 1 << 20  # track ids are below; ours, votes for points are sorted by it
 MAX_ID_PART = 200  # letters between slashes: file names of 255 are the most, and suffixes come on top
 _SCENE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 _DIGITS = {"K": 9, "depth_K": 9, "world_from_cam": 9, "world_from_points": 9, "time_s": 17}  # six elsewhere
@@ -58,7 +58,7 @@ def is_scene_id(text: object) -> bool:
 
 def is_track_id(value: object) -> bool:
     """Tell whether a parsed value can be the `track` of a mask."""
-    return type(value) is int and 0 <= value < MAX_TRACKS
+    return type(value) is int and 0 <= value < TRACK_LIMIT
 
 
 def dump_record(record: dict) -> str:

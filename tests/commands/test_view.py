@@ -132,7 +132,7 @@ def test_a_scene_that_failed_in_one_of_two_streams_has_failed(run, tracks_and_la
     path = next(tracks_and_labels[1].glob("*.ndjson"))
     path.write_text(path.read_text().replace('"ok":true', '"ok":false'))
     result = run("view", *tracks_and_labels, "--out", tmp_path / "out", *FAST)
-    assert result.code == 3 and "failed in an earlier stage" in result.err
+    assert result.code == 3 and ": failed in an earlier stage" in result.err
 
 
 def test_walls_and_floor_are_pale(run, scans, tmp_path):

@@ -7,8 +7,8 @@ import pytest
 
 from pc3dcli.stream.records import (
     MAX_LINE_BYTES,
-    MAX_TRACKS,
     REQUIRED,
+    TRACK_LIMIT,
     check_record,
     dump_record,
     header,
@@ -161,7 +161,7 @@ def test_header():
     assert dump_record(header()) == '{"type":"header","format":"pc3d","version":"1.0"}'
 
 
-@pytest.mark.parametrize(("value", "is_track"), [(0, True), (MAX_TRACKS - 1, True), (MAX_TRACKS, False), (-1, False),
+@pytest.mark.parametrize(("value", "is_track"), [(0, True), (TRACK_LIMIT - 1, True), (TRACK_LIMIT, False), (-1, False),
                                                  (True, False), (1.0, False), ("1", False), (None, False)])  # fmt: skip
 def test_track_ids(value, is_track):
     assert is_track_id(value) == is_track

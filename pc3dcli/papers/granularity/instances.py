@@ -26,13 +26,13 @@ class LiftConfig:
     min_vote_share: float = 0.5  # of the votes on a point for its winner, spec 5.2
     min_seen_share: float = 0.3  # of the frames that see a point and label it, spec 5.2
     merge_iou: float = 0.5  # overlap of split ids, relative to the smaller, spec 5.3
-    merge_voxel: float = 0.05  # metres, for that overlap, spec 5.3
+    merge_voxel: float = 0.05  # metres, voxels on which the overlap of split ids is taken, spec 5.3
     max_together: int = 2  # frames in which two joined ids may both occur, spec 5.3
-    cluster_eps: float = 0.1  # metres, DBSCAN, spec 5.4
-    cluster_min_neighbors: int = 4  # DBSCAN, spec 5.4
+    cluster_eps: float = 0.1  # metres, reach of neighbours (DBSCAN), spec 5.4
+    cluster_min_neighbors: int = 4  # within reach of a point that is no noise (DBSCAN), spec 5.4
     component_share: float = 0.3  # of an object, to become an instance of its own, spec 5.4
     snap_share: float = 0.5  # of a superpoint, to join an object, spec 5.4
-    unit: float = 0.05  # metres, voxels on which views are compared (consensus), spec 5.3's, ours here
+    unit: float = 0.05  # metres, voxels on which views are compared (consensus), ours
     max_keyframes: int = 192  # views kept for consensus; every second one is dropped beyond, ours
     same_object: float = 0.25  # least share of views that see two touching groups as one (consensus), ours
     same_object_apart: float = 0.35  # the same for groups that do not touch, ours

@@ -47,7 +47,7 @@ class PolicyConfig:
     reid: Literal["geom", "propagator", "none"] = "geom"  # "propagator": no detection revives; "none": nothing does
     reverse: bool = True  # one backward pass a new object, 2 stride_key frames [R]
     refresh: bool = False  # matched detections of IoU >= tau_refresh become further prompts [R]
-    tau_refresh: float = 0.9  # [R]
+    tau_refresh: float = 0.9  # IoU from which a matched detection is such a prompt [R]
     max_objects: int = 200  # alive at a time; the smallest dormant goes first [R]
     probe_stride: int = 1  # frames between probes of dormant objects, ours; stride_key: at keyframes, section 4.6
 

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,14 +16,26 @@ from pc3dcli.commands.options import advanced
 from pc3dcli.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from pc3dcli.commands.eval_instance import Evaluation, InstanceOptions
+    from types import ModuleType
+
+    from pc3dcli.commands.evaluation import Evaluation, Request
 
 EXAMPLES = "  pc3d lift3d tracks.ndjson | pc3d eval --gt scans/ --class-agnostic\n  pc3d eval pred/ --gt gt/"
-PRESET_HELP = "Rule of the numbers: scannet (default), scannet200, scannetpp, agnostic-valid and others; see man."
+PRESET_HELP = "Rule of the numbers; the man page lists those of every task."
 NOT_REACHED = 5  # exit code of --fail-under
-Preset = Literal[
-    "scannet", "scannet200", "scannetpp", "agnostic-segment3d", "agnostic-maskclustering", "agnostic-valid"
+Task = Literal[
+    "instance", "semantic", "nuscenes", "kitti", "semantickitti", "classify", "fewshot", "svm", "parts", "track2d"
 ]  # fmt: skip
+Preset = Literal[
+    "scannet", "scannet200", "scannetpp", "agnostic-segment3d", "agnostic-maskclustering", "agnostic-valid",
+    "nuscenes", "nuscenes-present", "kitti", "kitti-py", "semkitti", "semkitti-present", "semkitti-multi",
+    "classify", "fewshot", "svm", "parts", "davis",
+]  # fmt: skip
+# parameters that every task takes; those of one task are in the OPTIONS of its module
+COMMON = frozenset(
+    ("predictions", "task", "gt", "preset", "report", "fail_under", "json", "csv", "allow_missing", "strict", "config",
+     "print_config", "quiet", "verbose", "progress", "no_provenance", "debug")
+)  # fmt: skip
 
 
 def evaluate(
@@ -32,10 +46,12 @@ def evaluate(
             metavar="PREDICTIONS...", help="Streams, @list.txt, -, or a folder of masks.", show_default=False
         ),
     ] = None,
-    task: Annotated[Literal["instance"], typer.Option("--task", metavar="TASK", help="instance.")] = "instance",
+    task: Annotated[
+        Task, typer.Option("--task", metavar="TASK", help="instance, semantic, nuscenes, kitti, ...; see man.")
+    ] = "instance",
     gt: Annotated[
         Path | None,
-        typer.Option("--gt", metavar="DIR", help="Ground truth: <scene>.txt files or scans.", show_default=False),
+        typer.Option("--gt", metavar="PATH", help="Ground truth, as its data set is distributed.", show_default=False),
     ] = None,
     preset: Annotated[
         Preset | None,
@@ -46,7 +62,8 @@ def evaluate(
         Literal["model", "uniform"], typer.Option("--scores", metavar="WHICH", help="model, or uniform: all 1.")
     ] = "model",
     report: Annotated[
-        Path | None, typer.Option("--report", metavar="DIR", help="Write result.json and result.csv there.")
+        Path | None,
+        typer.Option("--report", metavar="DIR", help="Write result.json, .csv and a page there."),
     ] = None,
     fail_under: Annotated[
         list[str] | None,
@@ -80,6 +97,25 @@ def evaluate(
     matches: Annotated[
         Path | None, advanced("--matches", metavar="FILE", help="Write every match and miss as JSON lines.")
     ] = None,
+    groups: Annotated[
+        Path | None, advanced("--groups", metavar="FILE", help="Lines of class, tab, group: means over each group.")
+    ] = None,
+    split: Annotated[
+        str | None, advanced("--split", metavar="NAME|FILE", help="Which scenes, frames or sequences are scored.")
+    ] = None,
+    ranges: Annotated[
+        str | None, advanced("--ranges", metavar="0-20,20-50", help="Metres: the numbers again for boxes so far away.")
+    ] = None,
+    pseudo: Annotated[bool, advanced("--pseudo", help="nuScenes: the boxes are labels, not detections.")] = False,
+    loose: Annotated[bool, advanced("--loose", help="KITTI: the lower overlaps 0.5 and 0.25 in bev and 3d.")] = False,
+    train: Annotated[
+        Path | None, advanced("--train", metavar="FILE", help="svm: features and labels to train on.")
+    ] = None,
+    pooling: Annotated[
+        Literal["max", "mean", "max+mean", "max;mean"],
+        advanced("--pooling", metavar="HOW", help="svm: max, mean, max+mean or max;mean over tokens."),
+    ] = "max+mean",
+    svm_c: Annotated[float, advanced("--svm-c", min=1e-6, metavar="C", help="svm: weight of the loss.")] = 1.0,
     bootstrap: Annotated[
         int, advanced("--bootstrap", min=0, metavar="N", help="Add 95 % intervals over N resamples; wants 10 scenes.")
     ] = 0,
@@ -100,7 +136,6 @@ def evaluate(
       pc3d lift3d tracks.ndjson | pc3d eval --gt scans/ --class-agnostic
       pc3d eval pred/ --gt gt/ --preset scannet200 --fail-under AP50=0.4
     """
-    from pc3dcli.commands.eval_instance import InstanceOptions, evaluate_instances, metric_names, preset_rule
     from pc3dcli.commands.inputs import expand_names
     from pc3dcli.commands.progress import ProgressReporter
 
@@ -108,55 +143,57 @@ def evaluate(
         from pc3dcli.commands import settings
 
         settings.print_config(ctx, [])
-    chosen = InstanceOptions(
-        preset=_preset(preset, class_agnostic),
-        classes=classes,
-        instance_classes=instance_classes,
-        vertex_masks=vertex_masks,
-        label_void=_labels(label_void),
-        scores=scores,
-        min_region=min_region,
-        recall=recall,
-        per_scene=per_scene,
-        size_bins=size_bins,
-        confusion=confusion,
-        bootstrap=bootstrap,
-        seed=seed,
-        allow_missing=allow_missing,
-        allow_truncated=allow_truncated,
-        keeps_matches=matches is not None,
-        has_digest=report is not None,
-    )
     if json and csv:
         raise UsageError("--json and --csv exclude each other")
-    limits = _limits(fail_under or [], metric_names(preset_rule(chosen)[0], recall))
+    module = task_module(task)
+    _check_options(ctx, task, module)
     if gt is None:
-        raise UsageError("no ground truth: pass --gt DIR")
+        raise UsageError("no ground truth: pass --gt PATH")
     names = expand_names(ctx, predictions, EXAMPLES)
     with ProgressReporter("eval", quiet=quiet, verbose=verbose, progress=progress) as reporter:
 
-        def report(scene: str, number: int, count: int) -> None:
+        def read(scene: str, number: int, count: int) -> None:
             reporter.scene_progress(scene, number, count)
             reporter.scene_finished(scene, "read", None)
 
-        evaluation = evaluate_instances(names, gt, chosen, report)
-    _write(ctx, evaluation, chosen)
+        request = _request(ctx, module, names, gt, read)
+        limits = _limits(fail_under or [], module.metric_names(request))
+        evaluation = module.run(request)
+    _write(ctx, evaluation)
     _finish(evaluation, limits, ctx.params)
 
 
-def _preset(preset: str | None, class_agnostic: bool) -> str:
-    if not class_agnostic:
-        return preset or "scannet"
+def task_module(task: str) -> ModuleType:
+    """Return the module of a task: PRESETS, OPTIONS, MANUAL, metric_names(request) and run(request)."""
+    return importlib.import_module(f"pc3dcli.commands.eval_{task}")
+
+
+def _check_options(ctx: typer.Context, task: str, module: ModuleType) -> None:
+    """Refuse options that the task does not have, instead of ignoring them."""
+    for param in ctx.command.params:
+        is_given = ctx.get_parameter_source(param.name).name in ("COMMANDLINE", "ENVIRONMENT")
+        if is_given and param.name not in COMMON | module.OPTIONS:
+            raise UsageError(f"{param.opts[0]} does not apply to --task {task}")
+
+
+def _request(ctx: typer.Context, module: ModuleType, names: list[str], gt: Path, progress: Callable) -> Request:
+    from pc3dcli.commands.evaluation import Request
+
+    params = ctx.params
+    options = {name: params[name] for name in sorted(module.OPTIONS | {"allow_missing"})}
+    return Request(names, gt, _preset(module, params), options, params["report"] is not None, progress)
+
+
+def _preset(module: ModuleType, params: dict) -> str:
+    """Return the preset: the first of the task unless one is named; raises UsageError for one of another task."""
+    preset, known = params["preset"], module.PRESETS
+    if preset is not None and preset not in known:
+        raise UsageError(f"--preset {preset}: not of --task {params['task']}", hint=f"its presets: {', '.join(known)}")
+    if not params["class_agnostic"]:
+        return preset or next(iter(known))
     if preset is not None and not preset.startswith("agnostic-"):
         raise UsageError(f"--class-agnostic contradicts --preset {preset}")
     return preset or "agnostic-valid"
-
-
-def _labels(text: str | None) -> tuple[int, ...]:
-    try:
-        return tuple(sorted({int(part) for part in text.split(",")})) if text else ()
-    except ValueError:
-        raise UsageError(f"--label-void {text}: expected label ids separated by commas") from None
 
 
 def _limits(texts: list[str], known: list[str]) -> dict[str, float]:
@@ -175,13 +212,13 @@ def _limits(texts: list[str], known: list[str]) -> dict[str, float]:
     return limits
 
 
-def _write(ctx: typer.Context, evaluation: Evaluation, chosen: InstanceOptions) -> None:
+def _write(ctx: typer.Context, evaluation: Evaluation) -> None:
     """Write the files that were asked for, then print."""
     from pc3dcli.commands import eval_output
 
     params = ctx.params
     if params["report"] is not None:
-        eval_output.write_report(params["report"], evaluation.result)
+        eval_output.write_report(params["report"], evaluation)
     if params["matches"] is not None:
         eval_output.write_lines(params["matches"], evaluation.matches)
     if params["json"]:
@@ -192,7 +229,7 @@ def _write(ctx: typer.Context, evaluation: Evaluation, chosen: InstanceOptions) 
     elif params["csv"]:
         print(eval_output.csv_text(evaluation.result), end="")
     else:
-        eval_output.print_tables(evaluation.result, evaluation.num_scored)
+        eval_output.print_tables(evaluation, params)
 
 
 def _chain(ctx: typer.Context, evaluation: Evaluation) -> list[dict]:

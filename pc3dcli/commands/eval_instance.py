@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`eval --task instance`: pair scenes with their ground truth, score them, and put the result together.
+"""`eval --task instance`: pair scenes with their ground truth and match them; presets are chosen here.
 
-The rules of the numbers are in `metrics/instance_ap.py` and evaluation.md section 1; presets are chosen here.
+The rules of the numbers are in `metrics/instance_ap.py` and evaluation.md section 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
-from pc3dcli import __version__
+from pc3dcli.commands.eval_instance_result import InstanceOptions, Scored, evaluation_of
+from pc3dcli.commands.eval_instance_result import metric_names as result_names
 from pc3dcli.commands.eval_predictions import (
     FolderScene,
     Overlaps,
@@ -22,91 +22,72 @@ from pc3dcli.commands.eval_predictions import (
     prediction_scenes,
     scene_files,
 )
+from pc3dcli.commands.evaluation import Evaluation, Request, named
 from pc3dcli.errors import InputError, UsageError
 from pc3dcli.formats import scannet_instances
-from pc3dcli.formats.class_lists import ClassList, instance_classes
-from pc3dcli.formats.result_json import SCHEMA, digest, file_sha256
-from pc3dcli.metrics import instance_ap, instance_extras
-from pc3dcli.metrics.instance_ap import AT_25, AT_50, OVER_50, SceneMatches, TruthRule, mean_or_none
+from pc3dcli.formats.class_lists import ClassList, grouped_classes, instance_classes
+from pc3dcli.formats.result_json import file_sha256
+from pc3dcli.metrics import instance_ap
+from pc3dcli.metrics.instance_ap import SceneMatches, TruthRule
 
-# preset -> how classes are merged; the three that keep classes differ in their lists
 PRESETS = {
-    "scannet": None,
-    "scannet200": None,
-    "scannetpp": None,
-    "agnostic-segment3d": "all",
-    "agnostic-maskclustering": "modulo",
-    "agnostic-valid": "listed",
+    "scannet": "the 18 instance classes of ScanNet",
+    "scannet200": "the 198 instance classes of ScanNet200, with means of head, common and tail",
+    "scannetpp": "classes by position in --classes, those of --instance-classes; vertices of --vertex-masks left out",
+    "agnostic-segment3d": "one class; every id but 0 is an instance, walls and floors too",
+    "agnostic-maskclustering": "one class; ids modulo 1000, so that what is unlabelled is one instance too",
+    "agnostic-valid": "one class; only ids whose label is in --classes (scannet200) are instances",
 }
-MAX_NAMED = 10  # missing scenes named in a message
-FEW_SCENES = 10  # below it bootstrap intervals are unreliable; ours
-_COLUMNS = {"": OVER_50, "50": [AT_50], "25": [AT_25]}
+OPTIONS = frozenset(
+    ("class_agnostic", "scores", "classes", "instance_classes", "vertex_masks", "label_void", "min_region", "recall",
+     "size_bins", "matches", "groups", "per_scene", "confusion", "bootstrap", "seed", "allow_truncated")
+)  # fmt: skip
+_MERGE = {"agnostic-segment3d": "all", "agnostic-maskclustering": "modulo", "agnostic-valid": "listed"}
 
 
-@dataclass(frozen=True)
-class InstanceOptions:
-    """The options of `eval --task instance` that change a number or add one."""
-
-    preset: str = "scannet"
-    classes: str | None = None
-    instance_classes: Path | None = None
-    vertex_masks: Path | None = None
-    label_void: tuple[int, ...] = ()
-    scores: str = "model"  # or "uniform"
-    min_region: int = 100  # vertices
-    recall: bool = False
-    per_scene: bool = False
-    size_bins: bool = False
-    confusion: bool = False
-    bootstrap: int = 0  # resamples
-    seed: int = 0
-    allow_missing: bool = False
-    allow_truncated: bool = False
-    keeps_matches: bool = False
-    has_digest: bool = False
+def metric_names(request: Request) -> list[str]:
+    """Return the metrics that --fail-under knows; raises UsageError when an option does not fit the preset."""
+    options = instance_options(request)
+    return result_names(preset_rule(options)[0], options.recall)
 
 
-@dataclass
-class Evaluation:
-    """A finished evaluation.
-
-    result      the object of `result.json`
-    num_scored  scenes that had predictions
-    matches     lines of --matches
-    programs    program records of the input
-    """
-
-    result: dict
-    num_scored: int
-    matches: list[dict] = field(default_factory=list)
-    programs: list[dict] = field(default_factory=list)
-
-    @property
-    def warnings(self) -> list[dict]:
-        return self.result["warnings"]
-
-
-def evaluate_instances(
-    predictions: list[str], gt: Path, options: InstanceOptions, report: Callable[[str, int, int], None] | None = None
-) -> Evaluation:
+def run(request: Request) -> Evaluation:
     """Score predictions against ground truth.
 
-    predictions  streams ("-", files, --out folders), or one folder in a public format
-    report       report(scene, number, count) follows the scenes as they are read
-    raises       UsageError for options that do not fit the preset; InputError and FormatError for inputs
+    raises  UsageError for options that do not fit the preset; InputError and FormatError for inputs
     """
+    options, gt = instance_options(request), request.gt
     classes, rule = preset_rule(options)
     if not gt.exists():
         raise InputError("no such file or folder", file=gt)
     run = _Run(gt, scannet_instances.find_truth(gt), classes, rule, options)
-    files = scene_files(predictions)
+    files = scene_files(request.predictions)
     if files is not None:
         run.check_scenes(set(files))
-    for number, scene in enumerate(prediction_scenes(predictions, files, run.rules), 1):
+    for number, scene in enumerate(prediction_scenes(request.predictions, files, run.rules), 1):
         run.add(scene)
-        if report is not None:
-            report(scene.scene, number, len(run.truth_files))
+        request.progress(scene.scene, number, len(run.truth_files))
     return run.finish()
+
+
+def instance_options(request: Request) -> InstanceOptions:
+    """Return the options of this task from those of the command."""
+    known = {field.name for field in fields(InstanceOptions)} - {"preset", "label_void"}
+    values = {name: value for name, value in request.options.items() if name in known}
+    return InstanceOptions(
+        preset=request.preset,
+        label_void=_labels(request.options.get("label_void")),
+        keeps_matches=request.options.get("matches") is not None,
+        has_digest=request.has_digest,
+        **values,
+    )
+
+
+def _labels(text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(sorted({int(part) for part in text.split(",")})) if text else ()
+    except ValueError:
+        raise UsageError(f"--label-void {text}: expected label ids separated by commas") from None
 
 
 def preset_rule(options: InstanceOptions) -> tuple[ClassList, TruthRule]:
@@ -114,7 +95,7 @@ def preset_rule(options: InstanceOptions) -> tuple[ClassList, TruthRule]:
 
     raises  UsageError when an option does not belong to the preset
     """
-    preset, merge = options.preset, PRESETS[options.preset]
+    preset, merge = options.preset, _MERGE.get(options.preset)
     takes_classes = preset in ("scannetpp", "agnostic-valid")
     if options.classes is not None and not takes_classes:
         raise UsageError(f"--classes does not apply to preset {preset}, whose classes are fixed")
@@ -127,7 +108,11 @@ def preset_rule(options: InstanceOptions) -> tuple[ClassList, TruthRule]:
     if options.label_void and not merge:
         raise UsageError(f"--label-void applies to the agnostic presets, not to {preset}")
     source = options.classes or ("scannet" if preset == "scannet" else "scannet200")
+    if options.groups is not None and merge:
+        raise UsageError(f"--groups means over classes, and {preset} has one")
     classes = instance_classes(source, options.instance_classes)
+    if options.groups is not None:
+        classes = grouped_classes(classes, options.groups)
     rule = TruthRule(classes.ids, merge, options.label_void, options.min_region)
     return (ClassList(source, (1,), ("object",)) if merge else classes), rule
 
@@ -161,12 +146,12 @@ class _Run:
         """Compare the scenes of both sides; raises InputError naming up to ten that have no partner."""
         extra = sorted(names - self.truth_files.keys())
         if extra:
-            raise InputError(f"{_named(extra)} without ground truth", file=self.gt)
+            raise InputError(f"{named(extra)} without ground truth", file=self.gt)
         missing = sorted(self.truth_files.keys() - names)
         if missing and not self.options.allow_missing:
             failed = "; their producer failed" if self.failed.issuperset(missing) else ""
             hint = "--allow-missing scores them as scenes without predictions"
-            raise InputError(f"{_named(missing)} without predictions{failed}", file=self.gt, hint=hint)
+            raise InputError(f"{named(missing)} without predictions{failed}", file=self.gt, hint=hint)
 
     def add(self, scene: FolderScene | StreamScene) -> None:
         """Match one scene."""
@@ -222,7 +207,7 @@ class _Run:
         scored = set(self.matches)
         unlifted = sorted(self.unlifted - scored)
         if unlifted:
-            raise InputError(f"{_named(unlifted)} with 2D masks but no 3D instances", hint="run `pc3d lift3d` first")
+            raise InputError(f"{named(unlifted)} with 2D masks but no 3D instances", hint="run `pc3d lift3d` first")
         self.check_scenes(scored | self.extra)
         for scene in sorted(self.truth_files.keys() - scored):
             truth = self._truth(scene)
@@ -231,137 +216,19 @@ class _Run:
             self.matches[scene] = self._match(truth, Overlaps(table, none, none.astype(np.float64)))
             code = "failed-scene" if scene in self.failed else "missing-scene"
             self.warnings.add((code, scene, "scored as a scene without predictions"))
-        scenes = dict(sorted(self.matches.items()))
-        return Evaluation(
-            result=self._result(scenes),
-            num_scored=len(scored),
-            matches=list(self._match_lines(scenes)),
-            programs=list(self.programs.values()),
+        predictions = [entry for part in self.prediction_entries.values() for entry in part]
+        return evaluation_of(
+            Scored(
+                scenes=dict(sorted(self.matches.items())),
+                num_scored=len(scored),
+                classes=self.classes,
+                rule=self.rule,
+                options=self.options,
+                warnings=self.warnings,
+                programs=list(self.programs.values()),
+                digest_entries=(sorted(self.truth_entries), predictions),
+            )
         )
-
-    def _result(self, scenes: dict[str, SceneMatches]) -> dict:
-        kept = list(scenes.values())
-        scores = instance_ap.class_scores(kept, self.rule.num_classes)
-        num_ignored = sum(scene.num_ignored for scene in kept)
-        num_predictions = sum(scene.num_predictions for scene in kept)
-        if all(scene.score.size == 0 for scene in kept):
-            why = "every prediction was dropped or ignored" if num_predictions else "there are no predictions"
-            self.warnings.add(("no-prediction-counts", "", why))
-        result = {
-            "schema": SCHEMA,
-            "task": "instance",
-            "preset": self.options.preset,
-            "tool_version": __version__,
-            "options": self._options(),
-            "inputs": {"scenes": len(kept), "gt_digest": None, "pred_digest": None},
-            "metrics": summary(scores, self.classes, self.options.recall),
-            "per_class": self._per_class(scores),
-            "counts": {
-                "gt": int(scores.num_truth.sum()),
-                "pred": num_predictions,
-                "ignored_pred": num_ignored,
-                "classes": self.rule.num_classes,
-                "undefined_classes": int((scores.num_truth == 0).sum()),
-            },
-        }
-        if self.options.has_digest:
-            result["inputs"]["gt_digest"] = digest(self.truth_entries)
-            entries = [entry for part in self.prediction_entries.values() for entry in part]
-            result["inputs"]["pred_digest"] = digest(entries)
-        result |= self._extras(scenes)
-        result["warnings"] = [{"code": c, "file": f, "detail": d} for c, f, d in sorted(self.warnings)]
-        return result
-
-    def _options(self) -> dict:
-        """Every option that changes a number."""
-        options, rule = self.options, self.rule
-        return {
-            "allow_missing": options.allow_missing,
-            "bootstrap": options.bootstrap,
-            "classes": self.classes.source,
-            "instance_classes": options.instance_classes and options.instance_classes.name,
-            "label_void": list(rule.void_labels),
-            "min_region": rule.min_region,
-            "scores": options.scores,
-            "seed": options.seed if options.bootstrap else None,
-            "vertex_masks": options.vertex_masks is not None,
-        }
-
-    def _per_class(self, scores: instance_ap.ClassScores) -> dict[str, dict]:
-        rows = {}
-        for index, name in enumerate(self.classes.names):
-            rows[name] = _means(scores.ap[[index]], "ap")
-            rows[name] |= _means(scores.recall[[index]], "rc") if self.options.recall else {}
-            rows[name]["gt"] = int(scores.num_truth[index])
-        return rows
-
-    def _extras(self, scenes: dict[str, SceneMatches]) -> dict:
-        kept, extras = list(scenes.values()), {}
-        if self.options.per_scene:
-            extras["per_scene"] = {}
-            for name, scene in scenes.items():
-                scores = instance_ap.class_scores([scene], self.rule.num_classes)
-                extras["per_scene"][name] = summary(scores, self.classes, self.options.recall)
-        if self.options.size_bins:
-            extras["size_bins"] = instance_extras.recall_by_size(kept)
-        if self.options.confusion:
-            table = instance_extras.confusion(kept, self.rule.num_classes)
-            names = [*self.classes.names, None]  # None: missed, or on nothing
-            extras["confusion"] = [
-                {"gt": names[i], "pred": names[j], "count": int(table[i, j])} for i, j in np.argwhere(table).tolist()
-            ]
-        if self.options.bootstrap:
-            extras["intervals"] = self._intervals(kept)
-        return extras
-
-    def _intervals(self, scenes: list[SceneMatches]) -> dict[str, list[float | None]]:
-        """Return the bootstrap intervals, null for a single scene: each resample would be that scene."""
-        if len(scenes) == 1:
-            self.warnings.add(("one-scene", "", "an interval over one scene has no meaning"))
-            return {"ap" + suffix: [None, None] for suffix in _COLUMNS}
-        if len(scenes) < FEW_SCENES:
-            self.warnings.add(("few-scenes", "", f"an interval over {len(scenes)} scenes is unreliable"))
-        rng = np.random.default_rng(self.options.seed)
-        return instance_extras.bootstrap_intervals(scenes, self.rule.num_classes, self.options.bootstrap, rng)
-
-    def _match_lines(self, scenes: dict[str, SceneMatches]) -> Iterator[dict]:
-        for name, scene in scenes.items():
-            for row in scene.rows:
-                yield {
-                    "scene": name,
-                    "class": self.classes.names[row.class_index],
-                    "threshold": round(float(instance_ap.THRESHOLDS[row.threshold]), 2),
-                    "gt": row.truth_id if row.truth_id >= 0 else None,
-                    "prediction": row.prediction if row.prediction >= 0 else None,
-                    "iou": row.iou,
-                    "outcome": instance_ap.OUTCOMES[row.outcome],
-                }
-
-
-def summary(scores: instance_ap.ClassScores, classes: ClassList, has_recall: bool) -> dict[str, float | None]:
-    """Return the flat metrics: means over classes, and over the groups of the list if it has any."""
-    metrics = _means(scores.ap, "ap")
-    if has_recall:
-        metrics |= _means(scores.recall, "rc")
-    for group in sorted(set(classes.groups)):
-        members = [index for index, name in enumerate(classes.groups) if name == group]
-        metrics |= _means(scores.ap[members], f"{group}_ap")
-    return metrics
-
-
-def metric_names(classes: ClassList, has_recall: bool) -> list[str]:
-    """Return the names that `summary` will give."""
-    kinds = ["ap", *(["rc"] if has_recall else []), *(f"{group}_ap" for group in sorted(set(classes.groups)))]
-    return [kind + suffix for kind in kinds for suffix in _COLUMNS]
-
-
-def _means(values: np.ndarray, name: str) -> dict[str, float | None]:
-    return {name + suffix: mean_or_none(values[:, columns]) for suffix, columns in _COLUMNS.items()}
-
-
-def _named(scenes: list[str]) -> str:
-    more = f" and {len(scenes) - MAX_NAMED} more" if len(scenes) > MAX_NAMED else ""
-    return f"{len(scenes)} scene{'s' * (len(scenes) > 1)} ({', '.join(scenes[:MAX_NAMED])}{more})"
 
 
 def _vertex_mask_file(folder: Path, scene: str) -> Path:

@@ -11,39 +11,28 @@ import io
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from pc3dcli.commands.evaluation import Evaluation, Table, shown
 from pc3dcli.formats.result_json import result_text
 from pc3dcli.stream.writer import atomic_file
 
 _IOU = {"50": 0.5, "25": 0.25}
-_RULES = {
-    "scannet": "the 18 classes of ScanNet",
-    "scannet200": "the 198 classes of ScanNet200",
-    "scannetpp": "the classes of --instance-classes",
-    "agnostic-valid": "one class, ground truth of the labels of {classes}",
-    "agnostic-segment3d": "one class, every id but 0",
-    "agnostic-maskclustering": "one class, ids modulo 1000",
-}
 
 
-@dataclass(frozen=True)
-class _Table:
-    title: str
-    header: list[str]
-    rows: list[list[str]]
+def print_tables(evaluation: Evaluation, params: dict) -> None:
+    """Print the result as tables; the first line says the preset and how many scenes were scored.
 
-
-def print_tables(result: dict, num_scored: int) -> None:
-    """Print the result as tables; the first line says the preset and how many scenes were scored."""
-    tables = list(_tables(result))
-    print(_first_line(result, num_scored))
+    params  those of the command: per_scene, size_bins and confusion show what they add
+    """
+    result = evaluation.result
+    tables = [*evaluation.tables, *_extra_tables(result, params)]
+    print(_first_line(result, evaluation.num_scored))
     if sys.stdout.isatty():
         _print_rich(tables)
     else:
         print("\n".join(line for table in tables for line in _plain_lines(table)))
-    print(footnote(result))
+    print(evaluation.footnote)
     print(last_line(result))
 
 
@@ -51,17 +40,6 @@ def _first_line(result: dict, num_scored: int) -> str:
     scenes = result["inputs"]["scenes"]
     partial = "" if num_scored == scenes else f"{num_scored} of "
     return f"{result['task']}, preset {result['preset']}, {partial}{scenes} scene{'s' * (scenes != 1)}"
-
-
-def footnote(result: dict) -> str:
-    """Return two lines to stand under the tables: what the preset scores, and how many predictions it ignored."""
-    counts, options = result["counts"], result["options"]
-    rule = _RULES[result["preset"]].format(classes=options["classes"])
-    return (
-        f"{result['preset']}: {rule}; instances of {options['min_region']} vertices or more\n"
-        f"ignored {counts['ignored_pred']} of {counts['pred']} predictions: not of the classes, smaller than that, "
-        "or mostly on what is not scored"
-    )
 
 
 def last_line(result: dict) -> str:
@@ -73,44 +51,35 @@ def last_line(result: dict) -> str:
     )
 
 
-def _tables(result: dict) -> Iterator[_Table]:
-    metrics, counts = result["metrics"], result["counts"]
-    names = [name for name in metrics if name.startswith(("ap", "rc"))]
-    header = ["class", *(name.upper() for name in names), "gt"]
-    rows = [
-        [name, *(_shown(row[column]) for column in names), str(row["gt"])]
-        for name, row in result["per_class"].items()
-        if row["ap"] is not None
-    ]
-    for group in sorted({name.split("_")[0] for name in metrics if "_ap" in name}):
-        rows.append([group, *(_shown(metrics.get(f"{group}_{name}")) for name in names), ""])
-    rows.append(["mean", *(_shown(metrics[name]) for name in names), str(counts["gt"])])
-    yield _Table("", header, rows)
-    yield from _extra_tables(result, names)
-
-
-def _extra_tables(result: dict, names: list[str]) -> Iterator[_Table]:
+def _extra_tables(result: dict, params: dict) -> Iterator[Table]:
     if "intervals" in result:
-        rows = [[name.upper(), *map(_shown, bounds)] for name, bounds in result["intervals"].items()]
-        yield _Table("95 % interval over scenes", ["metric", "low", "high"], rows)
-    if "per_scene" in result:
-        rows = [[scene, *(_shown(row[name]) for name in names)] for scene, row in result["per_scene"].items()]
-        yield _Table("per scene", ["scene", *(name.upper() for name in names)], rows)
-    if "size_bins" in result:
-        columns = ("rc", "rc50", "rc25")
-        rows = [[size, *(_shown(row[c]) for c in columns), str(row["gt"])] for size, row in result["size_bins"].items()]
-        yield _Table("recall by size in vertices", ["size", "RC", "RC50", "RC25", "gt"], rows)
-    if "confusion" in result:
+        rows = [[name.upper(), *map(shown, bounds)] for name, bounds in result["intervals"].items()]
+        yield Table("95 % interval over scenes", ["metric", "low", "high"], rows)
+    if params["per_scene"] and result["per_scene"]:
+        yield _wide_table("per scene", "scene", result["per_scene"])
+    if params["size_bins"]:
+        yield _wide_table("recall by size in vertices", "size", result["size_bins"])
+    for title, rows in result.get("breakdowns", {}).items():
+        yield _wide_table(title, "", rows)
+    if params["confusion"]:
         cells = result["confusion"]
         rows = [[cell["gt"] or "(nothing)", cell["pred"] or "(missed)", str(cell["count"])] for cell in cells]
-        yield _Table("confusion at IoU > 0.5", ["true", "predicted", "count"], rows)
+        yield Table("confusion", ["true", "predicted", "count"], rows)
 
 
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _wide_table(title: str, first: str, rows: dict[str, dict]) -> Table:
+    """Return a table with a row for each name and a column for each of its metrics, counts last."""
+    columns = list(next(iter(rows.values())))
+    columns = [c for c in columns if c != "gt"] + ["gt"] * ("gt" in columns)
+    cells = [[name, *(_cell(row.get(column)) for column in columns)] for name, row in rows.items()]
+    return Table(title, [first, *(c if c == "gt" else c.upper() for c in columns)], cells)
 
 
-def _plain_lines(table: _Table) -> Iterator[str]:
+def _cell(value: float | int | None) -> str:
+    return str(value) if isinstance(value, int) else shown(value)
+
+
+def _plain_lines(table: Table) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(table.header, *table.rows, strict=True)]
     if table.title:
         yield f"\n{table.title}"
@@ -119,7 +88,7 @@ def _plain_lines(table: _Table) -> Iterator[str]:
         yield "  ".join(cells).rstrip()
 
 
-def _print_rich(tables: list[_Table]) -> None:
+def _print_rich(tables: list[Table]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -139,11 +108,13 @@ def metric_records(result: dict) -> Iterator[dict]:
     for scene, row in result.get("per_scene", {}).items():
         yield from (_metric(name, value, scene=scene) for name, value in row.items())
     for label, row in result["per_class"].items():
-        count = row["gt"]
-        yield from (_metric(name, row[name], **{"class": label, "count": count}) for name in row if name != "gt")
+        count = {"count": row["gt"]} if "gt" in row else {}
+        yield from (_metric(name, row[name], **({"class": label} | count)) for name in row if name != "gt")
     for name, (low, high) in result.get("intervals", {}).items():
         yield _metric(name, low, percentile=2.5)
         yield _metric(name, high, percentile=97.5)
+    for title, rows in result.get("breakdowns", {}).items():
+        yield from (_metric(name, row[name], by=title, bin=part) for part, row in rows.items() for name in row)
     for size, row in result.get("size_bins", {}).items():
         yield from (_metric(name, row[name], size=size, count=row["gt"]) for name in row if name != "gt")
     for cell in result.get("confusion", ()):
@@ -162,24 +133,37 @@ def print_records(records: list[dict], scenes: int) -> None:
 
 
 def csv_text(result: dict) -> str:
-    """Return one line a class and one of the means; empty where a value is undefined."""
-    names = [name for name in result["metrics"] if name.startswith(("ap", "rc"))]
+    """Return one line a class, a group and the means; empty where a value is undefined."""
+    metrics, per_class = result["metrics"], result["per_class"]
+    rows = list(per_class.values())
+    names = [name for name in rows[0] if name != "gt"] if rows else list(metrics)
+    has_count = bool(rows) and "gt" in rows[0]
+    groups = (
+        {metric[: -len(f"_{names[0]}")] for metric in metrics if metric.endswith(f"_{names[0]}")} if rows else set()
+    )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", *names, "gt"])
-    for label, row in result["per_class"].items():
-        writer.writerow([label, *("" if row[name] is None else repr(row[name]) for name in names), row["gt"]])
-    for group in sorted({name.split("_")[0] for name in result["metrics"] if "_ap" in name}):
-        values = [result["metrics"].get(f"{group}_{name}") for name in names]
-        writer.writerow([f"({group})", *("" if value is None else repr(value) for value in values), ""])
-    means = ["" if result["metrics"][name] is None else repr(result["metrics"][name]) for name in names]
-    writer.writerow(["(mean)", *means, result["counts"]["gt"]])
+    writer.writerow(["class", *names, *(["gt"] if has_count else [])])
+    for label, row in per_class.items():
+        writer.writerow([label, *(_field(row.get(name)) for name in names), *([row["gt"]] if has_count else [])])
+    for group in sorted(groups):
+        values = [_field(metrics.get(f"{group}_{name}")) for name in names]
+        writer.writerow([f"({group})", *values, *([""] if has_count else [])])
+    means = [_field(metrics.get(name)) for name in names]
+    writer.writerow(["(mean)", *means, *([result["counts"]["gt"]] if has_count else [])])
     return text.getvalue()
 
 
-def write_report(folder: Path, result: dict) -> None:
+def _field(value: float | None) -> str:
+    return "" if value is None else repr(value)
+
+
+def write_report(folder: Path, evaluation: Evaluation) -> None:
     """Write `result.json` and `result.csv`; each appears only when complete."""
-    for name, text in (("result.csv", csv_text(result)), ("result.json", result_text(result))):
+    for name, text in (
+        ("result.csv", csv_text(evaluation.result)),
+        ("result.json", result_text(evaluation.result)),
+    ):
         with atomic_file(folder / name) as file:
             file.write(text.encode())
 

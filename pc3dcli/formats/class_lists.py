@@ -7,7 +7,7 @@ line, the class id being the 0-based line (ScanNet++).  Lines that start with `#
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pc3dcli.errors import FormatError, InputError, UsageError
@@ -23,7 +23,7 @@ class ClassList:
     source  "scannet", "scannet200" or the name of the user's file
     ids     label ids
     names   their names, unique
-    groups  "head", "common" or "tail" of each class; empty where the list has none
+    groups  "head", "common", "tail" or the user's group of each class, "" for none; empty where the list has none
     """
 
     source: str
@@ -55,6 +55,22 @@ def instance_classes(source: str, instance_names: Path | None = None) -> ClassLi
         chosen = [index for index, name in enumerate(names) if name in wanted]
         ids, names, groups = ([part[i] for i in chosen] if part else [] for part in (ids, names, groups))
     return ClassList(source if name else path.name, tuple(ids), tuple(names), tuple(groups))
+
+
+def grouped_classes(classes: ClassList, path: Path) -> ClassList:
+    """Return the classes with the groups that a file gives them, such as base and novel.
+
+    path    lines of a class name, a tab and its group; classes that it does not name are in no group
+    raises  FormatError for a line of another form, a name twice, or one that is not in the list
+    """
+    groups: dict[str, str] = {}
+    for number, line in enumerate(_read_lines(path), 1):
+        name, _, group = line.partition("\t")
+        if not group.strip() or "\t" in group or name in groups or name not in classes.names:
+            problem = f"found {line!r}, expected a class of {classes.source} of its own, a tab and its group"
+            raise FormatError(problem, file=path, line=number)
+        groups[name] = group.strip()
+    return replace(classes, groups=tuple(groups.get(name, "") for name in classes.names))
 
 
 def _read_lines(path: Path) -> list[str]:

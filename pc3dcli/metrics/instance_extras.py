@@ -94,3 +94,18 @@ def _weighted_ap(score: np.ndarray, is_true: np.ndarray, weight: np.ndarray, num
 def _percentiles(values: list[float | None]) -> list[float | None]:
     defined = [value for value in values if value is not None]
     return [float(bound) for bound in np.percentile(defined, [2.5, 97.5])] if defined else [None, None]
+
+
+def precision_recall(scenes: list[SceneMatches], threshold: int) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Return, by class with entries, the precision and recall (E,) after each distinct score, surest first.
+
+    threshold  index into `THRESHOLDS`
+    """
+    num_truth = sum(scene.num_truth for scene in scenes)
+    curves = {}
+    for c, t, score, is_true, _ in grouped_entries(scenes):
+        if t == threshold and num_truth[c]:
+            true, number = np.cumsum(is_true[::-1]), np.arange(1, score.size + 1)
+            ends = np.flatnonzero(np.append(np.diff(score[::-1]) != 0, True))  # scores increase; here surest first
+            curves[c] = (true[ends] / number[ends], true[ends] / num_truth[c])
+    return curves

@@ -4,7 +4,8 @@
 import numpy as np
 import pytest
 
-from pc3dcli.commands.eval_instance import InstanceOptions, evaluate_instances
+from pc3dcli.commands import eval_instance
+from pc3dcli.commands.evaluation import Request
 from pc3dcli.formats.scannet_instances import write_prediction, write_truth
 
 SCENES = ("scene0000_00", "scene0000_01")
@@ -31,7 +32,8 @@ def evaluate(folder, ids, change, **options):
         masks = [change(numbers == number) for number in objects]
         labels, scores = [number // 1000 for number in objects], np.linspace(1, 0.5, len(objects))
         write_prediction(folder / "pred", scene, masks, labels, scores)
-    return evaluate_instances([str(folder / "pred")], folder / "gt", InstanceOptions(**options)).result
+    request = Request([str(folder / "pred")], folder / "gt", options.pop("preset"), options)
+    return eval_instance.run(request).result
 
 
 @pytest.mark.parametrize("preset", ["scannet", "agnostic-segment3d", "agnostic-valid"])

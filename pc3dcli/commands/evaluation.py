@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every task of `pc3d eval` is given and gives back, and the rules that all share (evaluation.md section 0).
+
+A task is a module `commands/eval_<task>.py` with PRESETS, OPTIONS, MANUAL, `metric_names(request)` and `run(request)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pc3dcli.errors import InputError
+
+MAX_NAMED = 10  # missing scenes named in a message
+FEW_SCENES = 10  # below it bootstrap intervals are unreliable; ours
+
+
+@dataclass(frozen=True)
+class Request:
+    """One evaluation that was asked for.
+
+    predictions  streams ("-", files), folders or files, as named on the command line
+    options      the command's parameters that apply to the task, by their Python names
+    has_digest   digests of the inputs and numbers of each scene are wanted (--report)
+    progress     progress(scene, number, count) follows the scenes as they are read
+    """
+
+    predictions: list[str]
+    gt: Path
+    preset: str
+    options: dict[str, Any]
+    has_digest: bool = False
+    progress: Callable[[str, int, int], None] = lambda scene, number, count: None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the text output; the first column is left aligned, the others right."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+@dataclass
+class Evaluation:
+    """A finished evaluation.
+
+    result      the object of `result.json`
+    num_scored  scenes, frames or samples that had predictions
+    tables      what the text output shows, the main table first
+    footnote    one or two lines under the tables: what the preset scores, what was ignored
+    curves      for the page: name -> {"x": [...], "y": [...], "x_name": "recall", "y_name": "precision"}
+    matches     lines of --matches
+    programs    program records of the input
+    """
+
+    result: dict
+    num_scored: int
+    tables: list[Table]
+    footnote: str
+    curves: dict[str, dict] = field(default_factory=dict)
+    matches: list[dict] = field(default_factory=list)
+    programs: list[dict] = field(default_factory=list)
+
+    @property
+    def warnings(self) -> list[dict]:
+        return self.result["warnings"]
+
+
+def shown(value: float | None) -> str:
+    """Return a number as tables show it; "-" where it is undefined."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def check_partners(
+    truth: Iterable[str], predicted: Iterable[str], gt: Path, *, allow_missing: bool, what: str = "scene"
+) -> list[str]:
+    """Compare the names of both sides and return the sorted ones without predictions.
+
+    raises  InputError naming up to ten that have no ground truth, or without `allow_missing` no predictions
+    """
+    truth, predicted = set(truth), set(predicted)
+    extra, missing = sorted(predicted - truth), sorted(truth - predicted)
+    if extra:
+        raise InputError(f"{named(extra, what)} without ground truth", file=gt)
+    if missing and not allow_missing:
+        hint = f"--allow-missing scores them as {what}s without predictions"
+        raise InputError(f"{named(missing, what)} without predictions", file=gt, hint=hint)
+    return missing
+
+
+def named(names: list[str], what: str = "scene") -> str:
+    """Return "3 scenes (a, b, c)", naming at most ten."""
+    more = f", and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return f"{len(names)} {what}{'s' * (len(names) != 1)} ({', '.join(names[:MAX_NAMED])}{more})"
+
+
+def warning_records(warnings: Iterable[tuple[str, str, str]]) -> list[dict]:
+    """Return (code, file, detail) as `result.json` lists them, sorted and each once."""
+    return [{"code": code, "file": file, "detail": detail} for code, file, detail in sorted(set(warnings))]

@@ -16,6 +16,8 @@ from pc3dcli.errors import FormatError
 
 _INTEGER = re.compile(rb"[+-]?[0-9]+(\.0*)?")
 _MAX_DIGITS = 18  # 10 ** 18 still fits int64
+_BLOCK = 1 << 17  # bytes parsed at once: what is made of them stays in the cache
+_LINE_END = ord("\n")
 
 
 def parse_integers(data: bytes, file: str | PathLike[str]) -> np.ndarray:
@@ -37,6 +39,28 @@ def parse_flags(data: bytes, file: str | PathLike[str]) -> np.ndarray:
     """Parse one integer per line to (N,) bool, true where it is not zero; otherwise as `parse_integers`."""
     digits = _single_digits(data)  # 0.1 ms for 200 k lines, the general reader 10 ms
     return digits != 0 if digits is not None else parse_integers(data, file) != 0
+
+
+def parse_table(data: bytes, file: str | PathLike[str], fill: int) -> np.ndarray:
+    """Parse lines of integers that commas separate to (N, K) int64; short lines are filled up on the right.
+
+    fill    what stands for the numbers that a line lacks
+    raises  FormatError naming the first line that holds anything else
+    """
+    data = _plain_lines(data)
+    if b"," not in data:
+        return parse_integers(data, file)[:, None]
+    columns = data[: data.index(b"\n")].count(b",") + 1
+    ends = np.frombuffer(data.translate(None, b"0123456789+-."), np.uint8)
+    is_even = ends.size % columns == 0 and np.all(ends.reshape(-1, columns) == [ord(",")] * (columns - 1) + [_LINE_END])
+    values = _vectorised(data.replace(b",", b"\n")) if is_even else None
+    if values is not None:
+        return values.reshape(-1, columns)
+    rows = [_line_of_integers(line, file, number) for number, line in enumerate(data.split(b"\n")[:-1], 1)]
+    table = np.full((len(rows), max(map(len, rows))), fill, np.int64)
+    for row, numbers in zip(table, rows, strict=True):
+        row[: len(numbers)] = numbers
+    return table
 
 
 def parse_integer(text: str) -> int | None:
@@ -71,34 +95,78 @@ def _plain_lines(data: bytes) -> bytes:
 
 def _vectorised(data: bytes) -> np.ndarray | None:
     """Parse lines of an optional sign and digits, or return None when one is anything else or too long."""
-    if not data:
-        return np.zeros(0, np.int64)
-    others = data.translate(None, b"0123456789\n")
-    if data[0] == ord("\n") or b"\n\n" in data or (others and not _are_signs(data, others)):
-        return None
-    # the text is known to be well formed by now: this C parser stops silently where it is not, and saturates
-    values = np.fromstring(data, np.int64, sep="\n")
-    limit = 10**_MAX_DIGITS
-    return values if -limit < values.min() and values.max() < limit else None
-
-
-def _are_signs(data: bytes, others: bytes) -> bool:
-    """Tell whether all `others` are signs that start a line and stand before a digit."""
-    if others.strip(b"+-"):
-        return False
+    values = np.empty(data.count(b"\n"), np.int64)
     characters = np.frombuffer(data, np.uint8)
-    place = np.flatnonzero((characters == ord("-")) | (characters == ord("+")))
-    starts_line = (place == 0) | (characters[place - 1] == ord("\n"))
-    return bool(starts_line.all() and (characters[place + 1] >= ord("0")).all())
+    start = done = 0
+    while start < len(data):
+        stop = data.rfind(b"\n", start, start + _BLOCK) + 1
+        block = _block_values(characters[start:stop]) if stop > start else None
+        if block is None:
+            return None
+        values[done : done + block.size] = block
+        start, done = stop, done + block.size
+    return values
+
+
+def _block_values(characters: np.ndarray) -> np.ndarray | None:
+    """Parse (B,) uint8 characters of whole lines, all digits of one place at a time; 12 ns for two digits."""
+    digits = characters - np.uint8(ord("0"))
+    ends = np.flatnonzero(digits > 9)
+    signs = None
+    if not np.all(characters[ends] == _LINE_END):
+        signs = _signs(characters[ends], ends)
+        if signs is None:
+            return None
+        ends = ends[characters[ends] == _LINE_END]
+    length = np.diff(ends, prepend=-1) - 1
+    if signs is not None:
+        length[signs[0]] -= 1
+    shortest, longest = length.min(), length.max()
+    if shortest < 1 or longest > _MAX_DIGITS:
+        return None
+    place = ends - 1
+    values = digits.take(place).astype(np.uint16 if longest <= 4 else np.int32 if longest <= 9 else np.int64)
+    for power in range(1, longest):
+        place -= 1
+        digit = digits.take(place, mode="clip")
+        if power >= shortest:
+            digit *= length > power  # a shorter number has the end of the line before it there
+        values += digit * values.dtype.type(10**power)
+    if signs is not None:
+        values = values.astype(np.int64)
+        values[signs[0]] *= signs[1]
+    return values
+
+
+def _signs(others: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the lines that begin with a sign and the signs, 1 or -1; None when another character is no digit.
+
+    others  (M,) characters that are no digits, place (M,) where they stand
+    """
+    is_end = others == _LINE_END
+    index = np.flatnonzero(~is_end)
+    sign = ord(",") - others[index].astype(np.int64)  # "+" and "-" stand on both sides of ","
+    starts_line = (place[index] == 0) | (is_end[index - 1] & (place[index - 1] == place[index] - 1))
+    if np.any(np.abs(sign) != 1) or not starts_line.all():
+        return None
+    return np.cumsum(is_end)[index], sign
 
 
 def _line_by_line(data: bytes, file: str | PathLike[str]) -> np.ndarray:
     lines = data.split(b"\n")[:-1]
     values = np.empty(len(lines), np.int64)
     for number, line in enumerate(lines, 1):
-        value = parse_integer(line.decode("latin-1"))
-        if value is None:
-            shown = line[:40].decode("utf-8", "replace")
-            raise FormatError(f"found {shown!r}, expected one integer", file=file, line=number)
-        values[number - 1] = value
+        values[number - 1] = _field_value(line, file, number)
     return values
+
+
+def _line_of_integers(line: bytes, file: str | PathLike[str], number: int) -> list[int]:
+    return [_field_value(field, file, number) for field in line.split(b",")]
+
+
+def _field_value(field: bytes, file: str | PathLike[str], number: int) -> int:
+    value = parse_integer(field.decode("latin-1"))
+    if value is None:
+        shown = field[:40].decode("utf-8", "replace")
+        raise FormatError(f"found {shown!r}, expected one integer", file=file, line=number)
+    return value

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from pc3dcli.errors import FormatError
-from pc3dcli.formats.integer_text import parse_flags, parse_integer, parse_integers
+from pc3dcli.formats.integer_text import parse_flags, parse_integer, parse_integers, parse_table
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,46 @@ def test_readers_agree_on_random_numbers():
     text = "\n".join(map(str, values))
     assert parse_integers(text.encode(), "f").tolist() == values.tolist()
     assert parse_integers((text + "\n0.0").encode(), "f").tolist() == [*values.tolist(), 0]  # line by line
+
+
+@pytest.mark.parametrize("highest", [10, 100, 10_000, 10**9, 10**18])
+@pytest.mark.parametrize("lowest", [0, 1])
+def test_blocks_of_text(highest, lowest):
+    rng = np.random.default_rng(highest % 97)
+    values = rng.integers(-highest + 1 if lowest else 0, highest, 100_000)
+    text = "\n".join(map(str, values.tolist())).encode()
+    assert np.array_equal(parse_integers(text, "f"), values)
+
+
+def test_an_error_in_a_later_block():
+    text = b"12\n" * 200_000
+    for bad in (b"x\n", b"1-\n", b"\n", b"1" * 300_000 + b"\n"):
+        with pytest.raises(FormatError) as error:
+            parse_integers(text + bad + text, "f")
+        assert error.value.line == 200_001
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        (b"", np.zeros((0, 1))),
+        (b"3\n4\n", [[3], [4]]),
+        (b"1,2,-100\r\n4,-100,-100\r\n", [[1, 2, -100], [4, -100, -100]]),
+        (b"1,2,3\n4.0,5,6", [[1, 2, 3], [4, 5, 6]]),
+        (b"1\n2,3\n", [[1, -7], [2, 3]]),  # short lines are filled up
+        (b"1,2\n3\n4,5\n6\n", [[1, 2], [3, -7], [4, 5], [6, -7]]),
+        (b"1,2\n3\n4\n", [[1, 2], [3, -7], [4, -7]]),  # as many numbers as two full lines
+    ],
+)
+def test_tables(text, rows):
+    assert np.array_equal(parse_table(text, "f", -7), rows)
+
+
+@pytest.mark.parametrize("text", [b"1,2\n1, 2\n", b"1,2\n1,2,\n", b"1,2\n,\n", b"1,2\n\n3,4\n", b"1,2\n1;2\n"])
+def test_tables_refused_with_their_line(text):
+    with pytest.raises(FormatError) as error:
+        parse_table(text, "f", 0)
+    assert (error.value.file, error.value.line) == ("f", 2)
 
 
 def test_parse_integer():

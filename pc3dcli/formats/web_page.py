@@ -9,14 +9,13 @@ and the program puts them in as text.  Positions travel as 16 bits an axis of th
 from __future__ import annotations
 
 import base64
-import hashlib
 import html
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 
 import numpy as np
+
+from pc3dcli.formats.html_page import filled, packaged, policy_hash, safe_json
 
 MAX_INSTANCES = 65_000  # labels are 16 bits in the page
 _STEPS = 65_535  # of a 16-bit coordinate
@@ -112,20 +111,20 @@ def build_page(
         "numFrames": frames.num_frames,
         "origin": list(origin),
     }
-    style, script = (_packaged(f"web_page.{kind}") for kind in ("css", "js"))
+    style, script = (packaged(f"web_page.{kind}") for kind in ("css", "js"))
     parts = {
         "@TITLE@": html.escape(cloud.title),
-        "@STYLE_HASH@": _policy_hash(style),
-        "@SCRIPT_HASH@": _policy_hash(script),
+        "@STYLE_HASH@": policy_hash(style),
+        "@SCRIPT_HASH@": policy_hash(script),
         "@STYLE@": style,
         "@SCRIPT@": script,
-        "@SCENE@": _safe_json(scene),
+        "@SCENE@": safe_json(scene),
         "@POSITIONS@": _packed(places),
         "@RADII@": _packed(np.ceil(cloud.radius[order] / cloud.radius.max() * 255).astype(np.uint8)),
         "@NORMALS@": "" if cloud.normal is None else _packed(np.rint(cloud.normal[order] * 127).astype(np.int8)),
         "@COLORS@": "" if cloud.rgb is None else _packed(np.asarray(cloud.rgb, np.uint8)[order]),
     }
-    return _filled(_packaged("web_page.html"), parts)
+    return filled(packaged("web_page.html"), parts)
 
 
 def _grouped(num_points: int, instances: Sequence[PageInstance]) -> np.ndarray:
@@ -173,36 +172,8 @@ def _described(one: PageInstance, place: np.ndarray) -> dict:
     }
 
 
-def _filled(template: str, parts: dict[str, str]) -> str:
-    """Put every part in its place in one pass, so that a part's text is never searched for places."""
-    pieces, rest = [], template
-    while rest:
-        found = [(rest.find(mark), mark) for mark in parts if mark in rest]
-        if not found:
-            pieces.append(rest)
-            break
-        place, mark = min(found)
-        pieces += [rest[:place], parts[mark]]
-        rest = rest[place + len(mark) :]
-    return "".join(pieces)
-
-
-def _safe_json(value: dict) -> str:
-    """Return JSON in which neither a tag nor a comment can start or end, for use between script tags."""
-    text = json.dumps(value, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _packaged(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
 def _packed(data: np.ndarray | bytes) -> str:
     return base64.b64encode(data if isinstance(data, bytes) else np.ascontiguousarray(data)).decode("ascii")
-
-
-def _policy_hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
 def _plain(values) -> list:

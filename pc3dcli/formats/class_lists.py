@@ -32,6 +32,14 @@ class ClassList:
     groups: tuple[str, ...] = ()
 
 
+def semantic_classes(source: str) -> ClassList:
+    """Return all classes of a benchmark ("scannet", "scannet200") or of a user's list, those that are no instances too.
+
+    raises  UsageError for an unknown name, FormatError for a malformed list
+    """
+    return ClassList(*_list_of(source, only_instances=False))
+
+
 def instance_classes(source: str, instance_names: Path | None = None) -> ClassList:
     """Return the instance classes of a benchmark or of a user's list.
 
@@ -39,22 +47,15 @@ def instance_classes(source: str, instance_names: Path | None = None) -> ClassLi
     instance_names  file of the names among them that are instances, one per line; all of them if None
     raises          UsageError for an unknown name, FormatError for a malformed list
     """
-    name = _TABLES.get(source)
-    path = Path(__file__).with_name(name) if name else Path(source)
-    if not name and not path.is_file():
-        known = ", ".join(sorted(_TABLES))
-        raise UsageError(f"no class list {source!r}", hint=f"give a file, or one of: {known}")
-    lines = _read_lines(path)
-    is_table = any(line.startswith("id\t") or line.endswith("\tid") or "\tid\t" in line for line in lines[:20])
-    ids, names, groups = _table(lines, path) if is_table else _plain(lines, path)
+    label, ids, names, groups = _list_of(source, only_instances=True)
     if instance_names is not None:
         wanted = set(_plain(_read_lines(instance_names), instance_names)[1])
         unknown = sorted(wanted - set(names))
         if unknown:
-            raise FormatError(f"class {unknown[0]!r} is not in {path.name}", file=instance_names)
+            raise FormatError(f"class {unknown[0]!r} is not in {label}", file=instance_names)
         chosen = [index for index, name in enumerate(names) if name in wanted]
         ids, names, groups = ([part[i] for i in chosen] if part else [] for part in (ids, names, groups))
-    return ClassList(source if name else path.name, tuple(ids), tuple(names), tuple(groups))
+    return ClassList(label, tuple(ids), tuple(names), tuple(groups))
 
 
 def grouped_classes(classes: ClassList, path: Path) -> ClassList:
@@ -71,6 +72,19 @@ def grouped_classes(classes: ClassList, path: Path) -> ClassList:
             raise FormatError(problem, file=path, line=number)
         groups[name] = group.strip()
     return replace(classes, groups=tuple(groups.get(name, "") for name in classes.names))
+
+
+def _list_of(source: str, only_instances: bool) -> tuple[str, tuple, tuple, tuple]:
+    """Return the name of a list, and the ids, names and groups of its classes."""
+    name = _TABLES.get(source)
+    path = Path(__file__).with_name(name) if name else Path(source)
+    if not name and not path.is_file():
+        known = ", ".join(sorted(_TABLES))
+        raise UsageError(f"no class list {source!r}", hint=f"give a file, or one of: {known}")
+    lines = _read_lines(path)
+    is_table = any(line.startswith("id\t") or line.endswith("\tid") or "\tid\t" in line for line in lines[:20])
+    ids, names, groups = _table(lines, path, only_instances) if is_table else _plain(lines, path)
+    return source if name else path.name, tuple(ids), tuple(names), tuple(groups)
 
 
 def _read_lines(path: Path) -> list[str]:
@@ -93,8 +107,8 @@ def _plain(lines: list[str], path: Path) -> tuple[list[int], list[str], list[str
     return list(range(len(names))), names, []
 
 
-def _table(lines: list[str], path: Path) -> tuple[list[int], list[str], list[str]]:
-    """Return ids, names and groups of the rows whose `instance` is 1."""
+def _table(lines: list[str], path: Path, only_instances: bool) -> tuple[list[int], list[str], list[str]]:
+    """Return ids, names and groups of the rows, or of those whose `instance` is 1."""
     rows = [(number, line.split("\t")) for number, line in enumerate(lines, 1) if not line.startswith("#")]
     header = rows[0][1]
     if not {"id", "name"} <= set(header):
@@ -105,10 +119,10 @@ def _table(lines: list[str], path: Path) -> tuple[list[int], list[str], list[str
         label_id = parse_integer(fields.get("id", ""))
         if len(row) != len(header) or label_id is None or label_id in ids or fields["name"] in names:
             raise FormatError(f"found {row}, expected {header} of a new class", file=path, line=number)
-        if fields.get("instance", "1") == "1":
+        if fields.get("instance", "1") == "1" or not only_instances:
             ids.append(label_id)
             names.append(fields["name"])
             groups += [fields["group"]] if "group" in fields else []
     if not ids:
-        raise FormatError("no instance classes in it", file=path)
+        raise FormatError(f"no {'instance ' * only_instances}classes in it", file=path)
     return ids, names, groups

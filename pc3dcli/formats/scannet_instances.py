@@ -15,17 +15,16 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 import numpy as np
 
 from pc3dcli.errors import FormatError, InputError
+from pc3dcli.formats.arrays import read_arrays
 from pc3dcli.formats.integer_text import parse_flags, parse_integer, parse_integers
 from pc3dcli.formats.paths import resolve_inside
 
 _FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _SUFFIXES = (".txt", ".npz", ".safetensors")
-_CHUNK = 1 << 20  # bytes
 _PUBLIC_RESULT = "semantic_instance_evaluation.txt"  # the public script leaves it among the predictions
 
 
@@ -210,7 +209,7 @@ def read_mask_arrays(path: Path, num_vertices: int) -> MaskArrays:
 
     raises  FormatError for pickled, missing, non-binary or mismatched arrays
     """
-    arrays = _read_npz(path) if path.suffix == ".npz" else _read_safetensors(path)
+    arrays = read_arrays(path, ("pred_masks", "pred_scores", "pred_score", "pred_classes"))
     score_names = [name for name in ("pred_scores", "pred_score") if name in arrays]
     if "pred_masks" not in arrays or len(score_names) != 1:
         names = ", ".join(sorted(arrays)) or "nothing"
@@ -250,57 +249,6 @@ def _vector(values: np.ndarray, size: int, name: str, path: Path) -> np.ndarray:
         problem = f"{name} are {values.shape} {values.dtype}, expected ({size},) numbers"
         raise FormatError(problem, file=path)
     return values
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    import zipfile  # slow to load, and text masks need none of it
-    import zlib
-
-    wanted = ("pred_masks", "pred_scores", "pred_score", "pred_classes")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            arrays = {}
-            for name in wanted:
-                if name in members:
-                    with archive.open(members[name]) as file:
-                        arrays[name] = _read_npy(file, members[name].file_size, f"{path}:{name}")
-            return arrays
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-        raise FormatError(f"not a readable .npz archive: {error}", file=path) from None
-
-
-def _read_npy(file: BinaryIO, size: int, name: str) -> np.ndarray:
-    """Read one array; its header is checked against the size of the member before anything is allocated."""
-    try:
-        version = np.lib.format.read_magic(file)
-        if version not in ((1, 0), (2, 0)):
-            raise FormatError(f"array format {version} is not read", file=name)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, is_fortran, dtype = read_header(file)
-    except ValueError as error:
-        raise FormatError(f"not an array: {error}", file=name) from None
-    if dtype.hasobject:
-        raise FormatError("holds pickled objects, which are never loaded", file=name)
-    count = math.prod(shape)
-    if any(length < 0 for length in shape) or count * dtype.itemsize > size:
-        raise FormatError(f"array {shape} of {dtype} does not fit {size} bytes", file=name)
-    data = np.empty(count * dtype.itemsize, np.uint8)
-    for start in range(0, data.size, _CHUNK):  # zipfile joins what it read so far at every step of a long read
-        chunk = data[start : start + _CHUNK]
-        if file.readinto(chunk) != chunk.size:
-            raise FormatError("array is truncated", file=name)
-    return data.view(dtype).reshape(shape, order="F" if is_fortran else "C")
-
-
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            return {name: file.get_tensor(name) for name in sorted(file.keys()) if name.startswith("pred_")}
-    except (SafetensorError, OSError, TypeError, AttributeError) as error:  # the last two: types numpy lacks
-        raise FormatError(f"not readable safetensors: {error}", file=path) from None
 
 
 def _read(path: Path) -> bytes:

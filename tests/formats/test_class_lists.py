@@ -2,7 +2,7 @@
 import pytest
 
 from pc3dcli.errors import FormatError, InputError, UsageError
-from pc3dcli.formats.class_lists import instance_classes
+from pc3dcli.formats.class_lists import instance_classes, semantic_classes
 
 
 def test_the_scannet_lists():
@@ -57,3 +57,14 @@ def test_unknown_names(tmp_path):
         instance_classes(str(tmp_path / "all.txt"), tmp_path / "some.txt")
     with pytest.raises(InputError):
         instance_classes(str(tmp_path / "all.txt"), tmp_path / "missing.txt")
+
+
+def test_semantic_classes_are_all_of_the_list(tmp_path):
+    scannet, scannet200 = semantic_classes("scannet"), semantic_classes("scannet200")
+    assert len(scannet.ids) == 20 and scannet.names[:2] == ("wall", "floor") and scannet.groups == ()
+    assert len(scannet200.ids) == len(scannet200.groups) == 200 and scannet200.groups[0] == "head"
+    path = tmp_path / "names.txt"
+    path.write_text("wall\nlamp\n")
+    assert semantic_classes(str(path)).ids == (0, 1)
+    with pytest.raises(UsageError):
+        semantic_classes("nyu")

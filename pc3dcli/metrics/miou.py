@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Semantic segmentation: confusion counts of points and what is made of them (evaluation.md sections 2 and 5).
+
+Counts are additive: a scene is (3, C) int64, true positives, false positives and false negatives of each class; scenes
+add up to a data set, weighted scenes to a resample.  Only points with a class of the list as ground truth count.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_CHUNK = 1 << 14  # points at a time: their pairs stay in the cache
+
+
+def label_table(ids: tuple[int, ...]) -> np.ndarray:
+    """Return (max id + 2,) uint16: the class index of each label id; C for those of no class, as the last one."""
+    table = np.full(max(ids) + 2, len(ids), np.uint16)
+    table[list(ids)] = np.arange(len(ids))
+    return table
+
+
+def class_indices(labels: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Return (...) uint16 class indices of label ids; C for ids that are in no class.
+
+    table  of `label_table`; ids that it does not reach, negative ones too, are in no class
+    """
+    return table[np.minimum(labels.astype(np.uint64), np.uint64(len(table) - 1)).view(np.int64)]
+
+
+def confusion(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return (C, C+1) int64 counts: rows the true class, columns the predicted one, the last one for no class.
+
+    truth, prediction  (N,) unsigned class indices, C for no class; points without a true class are not counted
+    """
+    size = num_classes + 1
+    pair = truth.astype(np.int64)
+    pair *= size
+    pair += prediction
+    return np.bincount(pair, minlength=size * size).reshape(size, size)[:num_classes]
+
+
+def label_confusion(truth: np.ndarray, prediction: np.ndarray, table: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return `confusion` of (N,) integer label ids that `table` (of `label_table`) maps to classes."""
+    counts = np.zeros((num_classes, num_classes + 1), np.int64)
+    for start in range(0, truth.size, _CHUNK):
+        part = slice(start, start + _CHUNK)
+        counts += confusion(class_indices(truth[part], table), class_indices(prediction[part], table), num_classes)
+    return counts
+
+
+def any_label_pairs(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> tuple[np.ndarray, ...]:
+    """Reduce several labels and several guesses per point to one pair each, as ScanNet++ does.
+
+    truth       (N, L) int64 labels, of which those in [0, C) count; points without such a label are left out
+    prediction  (N, K) int64 guesses in order: the first that is any of the labels makes the pair (label, label), else
+                the pair is (first column of truth, first guess)
+    returns     true and predicted label (M,) int64, and the points (M,) they are of; without a hit the first column may
+                hold no class
+    """
+    point = np.flatnonzero(((truth >= 0) & (truth < num_classes)).any(axis=1))
+    truth, prediction = truth[point], prediction[point]
+    label, guess = truth[:, 0].copy(), prediction[:, 0].copy()
+    is_open = np.ones(point.size, bool)
+    for column in prediction.T:
+        hit = is_open & (truth == column[:, None]).any(axis=1)
+        label[hit] = guess[hit] = column[hit]
+        is_open &= ~hit
+    return label, guess, point
+
+
+def class_counts(table: np.ndarray) -> np.ndarray:
+    """Return (3, C) int64, true positives, false positives and false negatives, of a confusion (C, C+1)."""
+    square = table[:, : len(table)]
+    hits = np.diagonal(square)
+    return np.stack((hits, square.sum(axis=0) - hits, table.sum(axis=1) - hits))
+
+
+def class_iou(counts: np.ndarray) -> np.ndarray:
+    """Return tp / (tp + fp + fn) (..., C) float64 of counts (..., 3, C); NaN where there is nothing of the class."""
+    return _ratio(counts[..., 0, :], counts.sum(axis=-2))
+
+
+def class_accuracy(counts: np.ndarray) -> np.ndarray:
+    """Return tp / (tp + fn) (..., C) float64 of counts (..., 3, C); NaN where the class has no ground truth."""
+    return _ratio(counts[..., 0, :], counts[..., 0, :] + counts[..., 2, :])
+
+
+def overall_accuracy(counts: np.ndarray) -> np.ndarray:
+    """Return the share of points with the right class (...); NaN without points."""
+    return _ratio(counts[..., 0, :].sum(axis=-1), (counts[..., 0, :] + counts[..., 2, :]).sum(axis=-1))
+
+
+def overall_precision(counts: np.ndarray) -> np.ndarray:
+    """Return sum tp / sum (tp + fp) (...): points predicted as no class are not in the denominator; NaN without any."""
+    return _ratio(counts[..., 0, :].sum(axis=-1), (counts[..., 0, :] + counts[..., 1, :]).sum(axis=-1))
+
+
+def mean_defined(values: np.ndarray) -> np.ndarray:
+    """Return the mean over the last axis without NaN; NaN where nothing else is."""
+    is_defined = ~np.isnan(values)
+    return _ratio(np.where(is_defined, values, 0.0).sum(axis=-1), is_defined.sum(axis=-1))
+
+
+def resampled(counts: np.ndarray, num_resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Return (B, ...) counts of resamples with replacement of the scenes along the first axis of counts (S, ...)."""
+    num_scenes = len(counts)
+    weight = rng.multinomial(num_scenes, np.full(num_scenes, 1 / num_scenes), num_resamples)
+    return np.tensordot(weight.astype(np.float64), counts.astype(np.float64), axes=1)  # exact below 2 ** 53
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0)

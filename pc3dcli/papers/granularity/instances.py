@@ -34,7 +34,7 @@ class LiftConfig:
     snap_share: float = 0.5  # of a superpoint, to join an object, spec 5.4
     unit: float = 0.05  # metres, voxels on which views are compared (consensus), ours
     max_keyframes: int = 192  # views kept for consensus; every second one is dropped beyond, ours
-    same_object: float = 0.25  # least share of views that see two touching groups as one (consensus), ours
+    same_object: float = 0.3  # least share of views that see two touching groups as one (consensus), ours
     same_object_apart: float = 0.35  # the same for groups that do not touch, ours
     track_weight: float = 0.3  # views that agreement of the tracks counts for (consensus), ours
     fragment_scale: float = 0.3  # k of the partition of voxels into fragments (consensus), ours

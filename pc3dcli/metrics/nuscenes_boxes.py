@@ -94,18 +94,39 @@ def in_rack(boxes: Boxes, racks: Racks) -> np.ndarray:
         gap = (half - np.abs(local)).min(axis=1)
         near = np.abs(gap) <= _NEAR_FACE * (1 + np.abs(half).max(axis=1))
         for row in np.flatnonzero(near):  # rounding decides there: do as the public scorer does
-            gap[row] = _on_rack(rotation[row], racks.center[rack[row]], half[row], boxes.center[bike[row]])
+            gap[row] = _on_rack(racks.rotation[rack[row]], racks.center[rack[row]], half[row], boxes.center[bike[row]])
         inside[bike[gap >= 0]] = True
     return inside
 
 
-def _on_rack(rotation: np.ndarray, center: np.ndarray, half: np.ndarray, point: np.ndarray) -> float:
-    """Return 1 when a point is in a box by the products with its three edges, else -1."""
-    signs = np.array([[1, -1, 1, 1], [1, 1, -1, 1], [1, 1, 1, -1]])  # a corner and its three neighbours
-    corners = np.dot(rotation, half[:, None] * signs) + center[:, None]
-    edges = corners[:, 1:] - corners[:, :1]
-    along = np.dot(edges.T, point - corners[:, 0])
-    return 1.0 if np.all((along >= 0) & (along <= (edges * edges).sum(axis=0))) else -1.0
+def _on_rack(quaternion: np.ndarray, center: np.ndarray, half: np.ndarray, point: np.ndarray) -> float:
+    """Return 1 when a point is in a box by the products with three of its edges, else -1.
+
+    Written so that each operation rounds as that of the public scorer: two products of 4 x 4 matrices for the
+    rotation, all eight corners in one product.
+    """
+    x = half[0] * np.array([1, 1, 1, 1, -1, -1, -1, -1])
+    y = half[1] * np.array([1, -1, -1, 1, 1, -1, -1, 1])
+    z = half[2] * np.array([1, 1, -1, -1, 1, 1, -1, -1])
+    corners = np.dot(_rounded_rotation(quaternion), np.vstack([x, y, z])) + center[:, None]
+    offset = (point - corners[:, 0])[:, None]
+    for neighbour in (4, 1, 3):
+        edge = corners[:, neighbour] - corners[:, 0]
+        along = np.dot(edge, offset)[0]
+        if not 0 <= along <= np.dot(edge, edge):
+            return -1.0
+    return 1.0
+
+
+def _rounded_rotation(quaternion: np.ndarray) -> np.ndarray:
+    """Return the (3, 3) matrix of a quaternion as the product of its left and right multiplication."""
+    square = np.dot(quaternion, quaternion)
+    if abs(1 - square) >= 1e-14 and square > 0:  # the scorer's quaternions count as units below it
+        quaternion = quaternion / np.sqrt(square)
+    w, x, y, z = quaternion
+    left = np.array([[w, -x, -y, -z], [x, w, -z, y], [y, z, w, -x], [z, -y, x, w]])
+    right = np.array([[w, -x, -y, -z], [x, w, z, -y], [y, -z, w, x], [z, y, -x, w]])
+    return np.dot(left, right.T)[1:, 1:]
 
 
 def rotation_matrices(quaternion: np.ndarray) -> np.ndarray:

@@ -27,8 +27,8 @@ PRESETS = {
 }
 OPTIONS = frozenset(("classes", "vertex_masks", "groups", "per_scene", "confusion", "bootstrap", "seed"))
 MANUAL = """\
-Files hold one label id a vertex and are called as the scene, <scene>.txt. Ground truth may also be a folder of ScanNet
-scans with <scene>_vh_clean_2.labels.ply (preset scannet; those files hold NYU40 ids).
+Files hold one label id a vertex and are called as the scene, <scene>.txt. Ground truth may also be a folder of
+ScanNet scans with <scene>_vh_clean_2.labels.ply (preset scannet; those files hold NYU40 ids).
 
 Presets scannet and scannet200: vertices whose ground truth is not in the list of classes are not scored. A
 prediction outside the list is a miss for the true class and a false positive for no class. The IoU of a class is tp

@@ -32,11 +32,15 @@ def confusion(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> np
 
     truth, prediction  (N,) unsigned class indices, C for no class; points without a true class are not counted
     """
-    size = num_classes + 1
+    return full_confusion(truth, prediction, num_classes + 1)[:num_classes]
+
+
+def full_confusion(truth: np.ndarray, prediction: np.ndarray, size: int) -> np.ndarray:
+    """Return (size, size) int64 counts of the pairs of (N,) unsigned indices below `size`; rows the truth."""
     pair = truth.astype(np.int64)
     pair *= size
     pair += prediction
-    return np.bincount(pair, minlength=size * size).reshape(size, size)[:num_classes]
+    return np.bincount(pair, minlength=size * size).reshape(size, size)
 
 
 def label_confusion(truth: np.ndarray, prediction: np.ndarray, table: np.ndarray, num_classes: int) -> np.ndarray:

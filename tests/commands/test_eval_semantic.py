@@ -231,7 +231,7 @@ def test_report_is_the_same_bytes_and_complete(run, world):
 def test_intervals(run, world):
     for index in range(12):
         write(world / "gt", **{f"s{index}": [1, 2, 5] * 5})
-        write(world / "pred", **{f"s{index}": [1, 2, index] * 5})
+        write(world / "pred", **{f"s{index}": [1, 2, 5] * (index % 6) + [1, 2, 1] * (5 - index % 6)})
     result = run("eval", "pred", "--gt", "gt", "--task", "semantic", "--json", "--bootstrap", "200", "--seed", "3")
     bounds = {(r["name"], r["percentile"]): r["value"] for r in result.of("metric") if "percentile" in r}
     values = score(run, "pred", "--gt", "gt")[0]

@@ -70,7 +70,7 @@ complete -c pc3d -n '__fish_seen_subcommand_from demo' -l force -s f -d 'Redo wh
 complete -c pc3d -n '__fish_seen_subcommand_from demo' -l debug -d 'Show tracebacks.'
 complete -c pc3d -n '__fish_seen_subcommand_from eval' -l task -x -a 'instance semantic nuscenes kitti semantickitti classify fewshot svm parts track2d' -d 'instance, semantic, nuscenes, kitti, ...; see man.'
 complete -c pc3d -n '__fish_seen_subcommand_from eval' -l gt -r -d 'Ground truth, as its data set is distributed.'
-complete -c pc3d -n '__fish_seen_subcommand_from eval' -l preset -x -a 'scannet scannet200 scannetpp agnostic-segment3d agnostic-maskclustering agnostic-valid nuscenes nuscenes-present kitti kitti-py semkitti semkitti-present semkitti-multi classify fewshot svm parts davis' -d 'Rule of the numbers; the man page lists those of every task.'
+complete -c pc3d -n '__fish_seen_subcommand_from eval' -l preset -x -a 'scannet scannet200 scannetpp agnostic-segment3d agnostic-maskclustering agnostic-valid nuscenes nuscenes-present kitti kitti-py semkitti semkitti-present semkitti-multi classify fewshot svm parts davis davis-unsupervised' -d 'Rule of the numbers; the man page lists those of every task.'
 complete -c pc3d -n '__fish_seen_subcommand_from eval' -l class-agnostic -d 'As --preset agnostic-valid.'
 complete -c pc3d -n '__fish_seen_subcommand_from eval' -l scores -x -a 'model uniform' -d 'model, or uniform: all 1.'
 complete -c pc3d -n '__fish_seen_subcommand_from eval' -l report -x -a '(__fish_complete_directories)' -d 'Write result.json, .csv and a page there.'

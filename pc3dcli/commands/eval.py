@@ -29,7 +29,7 @@ Task = Literal[
 Preset = Literal[
     "scannet", "scannet200", "scannetpp", "agnostic-segment3d", "agnostic-maskclustering", "agnostic-valid",
     "nuscenes", "nuscenes-present", "kitti", "kitti-py", "semkitti", "semkitti-present", "semkitti-multi",
-    "classify", "fewshot", "svm", "parts", "davis",
+    "classify", "fewshot", "svm", "parts", "davis", "davis-unsupervised",
 ]  # fmt: skip
 # parameters that every task takes; those of one task are in the OPTIONS of its module
 COMMON = frozenset(

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `eval --task track2d` makes of its numbers: `result.json`, the tables and the curve."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pc3dcli import __version__
+from pc3dcli.commands.evaluation import Evaluation, Request, Table, shown, warning_records
+from pc3dcli.formats.result_json import SCHEMA, digest
+from pc3dcli.metrics import track_matches
+from pc3dcli.metrics.track_matches import IdentityCounts, VideoMatches
+from pc3dcli.metrics.video_masks import statistics
+
+HIGHER_IS_BETTER = ("jf", "j", "f", "j_recall", "f_recall", "idf1", "ap", "ap50", "ap75", "consistency")
+_AT_50, _AT_75 = 0, 5  # among track_matches.THRESHOLDS
+_TRACKS = ("idf1", "id_switches", "fragmentations", "ap", "ap50", "ap75", "consistency")
+_RULES = {
+    "davis": "objects of the first frame against masks of the same id; first and last frame left out of J and F",
+    "davis-unsupervised": "objects of the first frame against the tracks assigned to them; void pixels left out",
+}
+
+
+@dataclass(frozen=True)
+class VideoScores:
+    """The numbers of one video.
+
+    objects      ids of the objects of J and F; j, f (objects, frames) float64
+    frames_with  frames in which each ground-truth id is, of every id
+    consistency  of every ground-truth id
+    """
+
+    objects: list[int]
+    j: np.ndarray
+    f: np.ndarray
+    frames_with: dict[int, int]
+    num_frames: int
+    num_tracks: int
+    identities: IdentityCounts
+    matches: VideoMatches
+    consistency: dict[int, float]
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """All videos by name; digest_entries: (relative path, SHA-256) of ground truth and predictions."""
+
+    videos: dict[str, VideoScores]
+    num_scored: int
+    request: Request
+    warnings: set[tuple[str, str, str]]
+    programs: list[dict]
+    digest_entries: tuple[list[tuple[str, str]], list[tuple[str, str]]]
+
+
+def evaluation_of(run: ScoredRun) -> Evaluation:
+    """Return the finished evaluation."""
+    result = _result(run)
+    counts = result["counts"]
+    return Evaluation(
+        result=result,
+        num_scored=run.num_scored,
+        tables=_tables(result, {name: _summary([video]) for name, video in run.videos.items()}),
+        footnote=(
+            f"{run.request.preset}: {_RULES[run.request.preset]}\n"
+            f"{counts['gt']} objects and {counts['pred']} tracks in {counts['frames']} frames; "
+            "IDF1, switches, fragmentations and AP are of tracks whatever their ids"
+        ),
+        curves=_curves(run) if run.request.has_digest else {},
+        programs=run.programs,
+    )
+
+
+def _result(run: ScoredRun) -> dict:
+    videos, request = list(run.videos.values()), run.request
+    truth_digest, prediction_digest = (digest(part) if request.has_digest else None for part in run.digest_entries)
+    num_truth = sum(video.matches.num_truth for video in videos)
+    result = {
+        "schema": SCHEMA,
+        "task": "track2d",
+        "preset": request.preset,
+        "tool_version": __version__,
+        "options": _options(request),
+        "inputs": {"scenes": len(videos), "gt_digest": truth_digest, "pred_digest": prediction_digest},
+        "metrics": _summary(videos),
+        "per_class": {
+            f"{name}_{number}": row for name, video in run.videos.items() for number, row in _object_rows(video).items()
+        },
+        "counts": {
+            "gt": num_truth,
+            "pred": sum(video.num_tracks for video in videos),
+            "ignored_pred": 0,
+            "classes": 1,
+            "undefined_classes": int(num_truth == 0),
+            "frames": sum(video.num_frames for video in videos),
+        },
+        "warnings": warning_records(run.warnings),
+    }
+    if request.options["per_scene"] or request.has_digest:
+        result["per_scene"] = {name: _summary([video]) for name, video in run.videos.items()}
+    return result
+
+
+def _options(request: Request) -> dict:
+    """Every option that changes a number; a split by the name of its file, since folders differ between machines."""
+    options = request.options
+    split = options["split"]
+    return {
+        "allow_missing": options["allow_missing"],
+        "scores": options["scores"],
+        "split": split and Path(split).name,
+    }
+
+
+def _object_rows(video: VideoScores) -> dict[int, dict]:
+    """Return the row of every object, and of ground-truth ids that are no object of J and F."""
+    rows = {}
+    for number in sorted(video.frames_with.keys() | set(video.objects)):
+        j = f = None
+        if number in video.objects:
+            index = video.objects.index(number)
+            j, f = (statistics(values[index])[0] for values in (video.j, video.f))
+        rows[number] = {
+            "jf": None if j is None else (j + f) / 2,
+            "j": j,
+            "f": f,
+            "consistency": video.consistency.get(number),
+            "gt": video.frames_with.get(number, 0),
+        }
+    return rows
+
+
+def _summary(videos: list[VideoScores]) -> dict[str, float | int | None]:
+    """Return the flat metrics: J and F are means over objects, AP pools the tracks of all videos."""
+    j, f = _measure(video.j for video in videos), _measure(video.f for video in videos)
+    identities = sum((video.identities for video in videos), IdentityCounts())
+    ap, _ = track_matches.average_precision([video.matches for video in videos])
+    return {
+        "jf": None if j[0] is None else (j[0] + f[0]) / 2,
+        **dict(zip(("j", "j_recall", "j_decay"), j, strict=True)),
+        **dict(zip(("f", "f_recall", "f_decay"), f, strict=True)),
+        "idf1": identities.idf1,
+        "id_switches": identities.num_switches,
+        "fragmentations": identities.num_fragmentations,
+        "ap": None if ap is None else float(ap.mean()),
+        "ap50": None if ap is None else float(ap[_AT_50]),
+        "ap75": None if ap is None else float(ap[_AT_75]),
+        "consistency": _mean(share for video in videos for share in video.consistency.values()),
+    }
+
+
+def _measure(videos: Iterable[np.ndarray]) -> tuple[float | None, ...]:
+    """Return the means over objects of mean, recall and decay; (objects, frames) of each video are given."""
+    rows = [statistics(values) for video in videos for values in video]
+    columns = ([row[k] for row in rows if row[k] is not None] for k in range(3))
+    return tuple(_mean(column) for column in columns)
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return math.fsum(found) / len(found) if found else None
+
+
+def _curves(run: ScoredRun) -> dict[str, dict]:
+    ap, precision = track_matches.average_precision([video.matches for video in run.videos.values()])
+    if ap is None:
+        return {}
+    recall = np.linspace(0, 1, precision.size)
+    names = {"x_name": "recall at IoU over the video >= 0.5", "y_name": "precision"}
+    return {"tracks": {"x": recall.tolist(), "y": precision.tolist(), **names}}
+
+
+def _tables(result: dict, by_video: dict[str, dict]) -> list[Table]:
+    metrics = result["metrics"]
+    names = ("jf", "j", "f", "consistency")
+    rows = [[name, *(shown(row[key]) for key in names), str(row["gt"])] for name, row in result["per_class"].items()]
+    rows.append(["mean", *(shown(metrics[key]) for key in names), ""])
+    objects = Table("", ["object", *(name.upper() for name in names), "frames"], rows)
+    rows = [[name, *(_cell(row[key]) for key in _TRACKS)] for name, row in (by_video | {"all": metrics}).items()]
+    return [objects, Table("tracks", ["video", *(name.upper() for name in _TRACKS)], rows)]
+
+
+def _cell(value: float | int | None) -> str:
+    return str(value) if isinstance(value, int) else shown(value)

@@ -16,7 +16,6 @@ from pc3dcli.commands.label_scores import metric_names as result_names
 from pc3dcli.errors import FormatError, InputError, UsageError
 from pc3dcli.formats import semantic_labels
 from pc3dcli.formats.class_lists import ClassList, grouped_classes, semantic_classes
-from pc3dcli.formats.result_json import file_sha256
 from pc3dcli.formats.scannet_instances import read_vertex_mask
 from pc3dcli.metrics import miou
 
@@ -74,6 +73,9 @@ def run(request: Request) -> Evaluation:
         request.progress(scene, number, len(truth))
     scores.warnings |= {("missing-scene", scene, "scored as a scene without predictions") for scene in missing}
     scores.num_scored = len(predicted)
+    root = request.gt if request.gt.is_dir() else request.gt.parent
+    scores.truth_files |= {path.relative_to(root).as_posix(): path for path in truth.values()}
+    scores.prediction_files = {path.name: path for path in predicted.values()}
     options = {
         "classes": scorer.classes.source,
         "groups": request.options["groups"] and request.options["groups"].name,
@@ -123,19 +125,14 @@ class _Scorer:
         """Count one scene; without a prediction every vertex is missed."""
         if path.suffix == ".ply" and self.request.preset != "scannet":
             raise InputError("label meshes hold NYU40 ids", file=path, hint="export <scene>.txt with ScanNet200 ids")
-        truth = self._read(path, self.request.gt, self.scores.truth_entries)
+        truth = semantic_labels.read_labels(path)
         prediction = np.zeros(truth.size, np.int64) - 1
         if predicted is not None:
-            prediction = self._read(predicted, predicted.parent, self.scores.prediction_entries)
+            prediction = semantic_labels.read_labels(predicted)
         _check_size(prediction, truth, predicted)
         table = miou.label_confusion(truth, prediction, self.table, len(self.classes.ids))
         num_points = truth.size if predicted is not None else 0
         self.scores.add(scene, [table], num_points)
-
-    def _read(self, path: Path, root: Path, entries: list) -> np.ndarray:
-        if self.request.has_digest:
-            entries.append((_relative(path, root), file_sha256(path)))
-        return semantic_labels.read_labels(path)
 
 
 class _TopScorer:
@@ -151,7 +148,7 @@ class _TopScorer:
     def add(self, scene: str, path: Path, predicted: Path | None) -> None:
         """Count one scene; without a prediction every vertex is missed."""
         num_classes = len(self.classes.ids)
-        truth = self._read(path, self.request.gt, self.scores.truth_entries)
+        truth = semantic_labels.read_label_table(path)
         if predicted is None:
             truth, guesses = _first_labels(truth, num_classes), np.full((len(truth), 1), num_classes)
         else:
@@ -169,7 +166,7 @@ class _TopScorer:
         self.scores.add(scene, tables, len(truth) if predicted is not None else 0)
 
     def _guesses(self, path: Path, num_vertices: int) -> np.ndarray:
-        guesses = self._read(path, path.parent, self.scores.prediction_entries)
+        guesses = semantic_labels.read_label_table(path)
         if guesses.shape[1] not in (1, 3):
             raise FormatError(f"{guesses.shape[1]} labels a vertex, expected 1 or 3", file=path)
         wrong = ((guesses < 0) | (guesses >= len(self.classes.ids))).any(axis=1)
@@ -189,15 +186,9 @@ class _TopScorer:
         tried = (f"{scene}.txt", f"{scene}/scans/mesh_aligned_0.05_mask.txt")
         for name in tried:
             if (folder / name).is_file():
-                if self.request.has_digest:
-                    self.scores.truth_entries.append((f"vertex-masks/{name}", file_sha256(folder / name)))
+                self.scores.truth_files[f"vertex-masks/{name}"] = folder / name
                 return np.flatnonzero(~read_vertex_mask(folder / name, num_vertices))
         raise InputError(f"no vertex mask of scene {scene}; tried {' and '.join(tried)}", file=folder)
-
-    def _read(self, path: Path, root: Path, entries: list) -> np.ndarray:
-        if self.request.has_digest:
-            entries.append((_relative(path, root), file_sha256(path)))
-        return semantic_labels.read_label_table(path)
 
 
 def _first_labels(truth: np.ndarray, num_classes: int) -> np.ndarray:
@@ -209,10 +200,6 @@ def _first_labels(truth: np.ndarray, num_classes: int) -> np.ndarray:
 def _check_size(prediction: np.ndarray, truth: np.ndarray, path: Path | None) -> None:
     if prediction.size != truth.size:
         raise FormatError(f"{prediction.size} vertices, expected {truth.size} as in the ground truth", file=path)
-
-
-def _relative(path: Path, root: Path) -> str:
-    return path.name if path == root else path.relative_to(root).as_posix()
 
 
 def _footnote(request: Request, scores: LabelScores) -> str:

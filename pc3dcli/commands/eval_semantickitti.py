@@ -16,7 +16,6 @@ from pc3dcli.commands.label_scores import LabelScores, evaluation_of
 from pc3dcli.commands.label_scores import metric_names as result_names
 from pc3dcli.errors import FormatError, UsageError
 from pc3dcli.formats import semantickitti
-from pc3dcli.formats.result_json import file_sha256
 from pc3dcli.metrics import miou
 
 PRESETS = {
@@ -72,13 +71,11 @@ def run(request: Request) -> Evaluation:
     for number, (scan, path) in enumerate(truth.items(), 1):
         table, num_points = _count(path, predicted.get(scan), labels)
         scores.add(scan, [table], num_points)
-        if request.has_digest:
-            scores.truth_entries.append((f"{scan}.label", file_sha256(path)))
-            if scan in predicted:
-                scores.prediction_entries.append((f"{scan}.label", file_sha256(predicted[scan])))
         request.progress(scan, number, len(truth))
     scores.warnings |= {("missing-scan", scan, "scored as a scan without predictions") for scan in missing}
     scores.num_scored = len(predicted)
+    scores.truth_files = {f"{scan}.label": path for scan, path in truth.items()}
+    scores.prediction_files = {f"{scan}.label": path for scan, path in predicted.items()}
     options = {"split": list(sequences) if sequences else None}
     return evaluation_of(scores, request, options, _footnote(request, scores))
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
-from pc3dcli import __version__
-from pc3dcli.commands.evaluation import FEW_SCENES, Evaluation, Request, Table, shown, warning_records
-from pc3dcli.formats.result_json import SCHEMA, digest
-from pc3dcli.metrics.miou import class_accuracy, class_counts, class_iou, resampled
+from pc3dcli.commands.evaluation import Evaluation, Request, Table, shown
+from pc3dcli.commands.numbers import Numbers, intervals, number, result_object
+from pc3dcli.metrics.miou import class_accuracy, class_counts, class_iou
 
 Summary = Callable[[np.ndarray], dict[str, np.ndarray]]
 
@@ -29,7 +29,7 @@ class LabelScores:
     counts         (K, 3, C) int64 of each scene
     confusion      (C, C+1) int64 of all scenes, in the first way
     num_points     points with a prediction, of which num_ignored are not scored
-    truth_entries, prediction_entries  (relative path, SHA-256) of what was read, with has_digest
+    truth_files, prediction_files  relative name -> path of what was read
     """
 
     task: str
@@ -43,8 +43,8 @@ class LabelScores:
     num_ignored: int = 0
     num_scored: int = 0
     warnings: set[tuple[str, str, str]] = field(default_factory=set)
-    truth_entries: list[tuple[str, str]] = field(default_factory=list)
-    prediction_entries: list[tuple[str, str]] = field(default_factory=list)
+    truth_files: dict[str, Path] = field(default_factory=dict)
+    prediction_files: dict[str, Path] = field(default_factory=dict)
     programs: list[dict] = field(default_factory=list)
 
     def add(self, scene: str, tables: list[np.ndarray], num_points: int) -> None:
@@ -67,33 +67,31 @@ def evaluation_of(scores: LabelScores, request: Request, options: dict, footnote
     is_defined = total[0].sum(axis=0) > 0
     if not num_true.any():
         scores.warnings.add(("nothing-to-score", "", "no point of the ground truth has a class of the list"))
-    entries = (scores.truth_entries, scores.prediction_entries)
-    digests = [digest(part) if request.has_digest else None for part in entries]
     given = request.options
-    result = {
-        "schema": SCHEMA,
-        "task": scores.task,
-        "preset": request.preset,
-        "tool_version": __version__,
-        "options": {
-            "allow_missing": given["allow_missing"],
-            "bootstrap": given["bootstrap"],
-            "seed": given["seed"] if given["bootstrap"] else None,
-            **options,
-        },
-        "inputs": {"scenes": len(stacked), "gt_digest": digests[0], "pred_digest": digests[1]},
-        "metrics": {name: _number(value) for name, value in _metrics(scores, total).items()},
-        "per_class": _per_class(scores, total),
-        "counts": {
+    numbers = Numbers(
+        task=scores.task,
+        num_items=len(stacked),
+        metrics={name: number(value) for name, value in _metrics(scores, total).items()},
+        per_class=_per_class(scores, total),
+        counts={
             "gt": int(num_true.sum()),
             "pred": scores.num_points,
             "ignored_pred": scores.num_ignored,
             "classes": len(scores.names),
             "undefined_classes": int((~is_defined).sum()),
         },
-    }
-    result |= _extras(scores, request, stacked)
-    result["warnings"] = warning_records(scores.warnings)
+        options={
+            "allow_missing": given["allow_missing"],
+            "bootstrap": given["bootstrap"],
+            "seed": given["seed"] if given["bootstrap"] else None,
+            **options,
+        },
+        truth_files=scores.truth_files,
+        prediction_files=scores.prediction_files,
+        warnings=scores.warnings,
+        extras=_extras(scores, request, stacked),
+    )
+    result = result_object(numbers, request)
     tables = [_table(scores, result)]
     return Evaluation(result, scores.num_scored, tables, footnote, programs=scores.programs)
 
@@ -119,8 +117,8 @@ def _per_class(scores: LabelScores, counts: np.ndarray) -> dict[str, dict]:
     iou, accuracy = class_iou(counts), class_accuracy(counts)
     rows: dict[str, dict] = {}
     for index, name in enumerate(scores.names):
-        rows[name] = {"iou" + kind: _number(iou[k, index]) for k, kind in enumerate(scores.kinds)}
-        rows[name] |= {"acc" + kind: _number(accuracy[k, index]) for k, kind in enumerate(scores.kinds)}
+        rows[name] = {"iou" + kind: number(iou[k, index]) for k, kind in enumerate(scores.kinds)}
+        rows[name] |= {"acc" + kind: number(accuracy[k, index]) for k, kind in enumerate(scores.kinds)}
         rows[name]["gt"] = int(counts[0, 0, index] + counts[0, 2, index])
     return rows
 
@@ -130,7 +128,7 @@ def _extras(scores: LabelScores, request: Request, stacked: np.ndarray) -> dict:
     if options["per_scene"] or request.has_digest:
         metrics = {name: value.tolist() for name, value in _metrics(scores, stacked).items()}
         extras["per_scene"] = {
-            scene: {name: _number(values[index]) for name, values in metrics.items()}
+            scene: {name: number(values[index]) for name, values in metrics.items()}
             for index, scene in enumerate(scores.counts)
         }
     if options["confusion"] or request.has_digest:
@@ -140,24 +138,8 @@ def _extras(scores: LabelScores, request: Request, stacked: np.ndarray) -> dict:
             {"gt": names[i], "pred": names[j], "count": int(scores.confusion[i, j])} for i, j in cells
         ]
     if options["bootstrap"]:
-        extras["intervals"] = _intervals(scores, options, stacked)
+        extras["intervals"] = intervals(stacked, lambda counts: _metrics(scores, counts), options, scores.warnings)
     return extras
-
-
-def _intervals(scores: LabelScores, options: dict, stacked: np.ndarray) -> dict[str, list[float | None]]:
-    """Return the 2.5 and 97.5 percentiles over resamples of the scenes; null for a single scene."""
-    if len(stacked) == 1:
-        scores.warnings.add(("one-scene", "", "an interval over one scene has no meaning"))
-        return {name: [None, None] for name in _metrics(scores, stacked)}
-    if len(stacked) < FEW_SCENES:
-        scores.warnings.add(("few-scenes", "", f"an interval over {len(stacked)} scenes is unreliable"))
-    drawn = resampled(stacked, options["bootstrap"], np.random.default_rng(options["seed"]))
-    return {name: _percentiles(values) for name, values in _metrics(scores, drawn).items()}
-
-
-def _percentiles(values: np.ndarray) -> list[float | None]:
-    values = values[~np.isnan(values)]
-    return np.percentile(values, [2.5, 97.5]).tolist() if values.size else [None, None]
 
 
 def _table(scores: LabelScores, result: dict) -> Table:
@@ -184,7 +166,3 @@ def _mean_cell(metrics: dict, name: str) -> str:
 
 def _heading(column: str) -> str:
     return column.replace("_", " ").replace("iou", "IoU").replace("acc", "Acc")
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

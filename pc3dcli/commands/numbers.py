@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The object of `result.json` from the numbers of a task (evaluation.md 0.2), for the tasks whose result is plain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from pc3dcli import __version__
+from pc3dcli.commands.evaluation import FEW_SCENES, Request, warning_records
+from pc3dcli.formats.result_json import SCHEMA, digest, file_sha256
+from pc3dcli.metrics.miou import resampled
+
+
+@dataclass
+class Numbers:
+    """What a task has found out.
+
+    num_items  scenes, scans, shapes or folds
+    options    every option that changes a number
+    truth_files, prediction_files  name -> path of what was read, for the digests
+    extras     further keys of the result
+    """
+
+    task: str
+    num_items: int
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    per_class: dict[str, dict] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    options: dict = field(default_factory=dict)
+    truth_files: dict[str, Path] = field(default_factory=dict)
+    prediction_files: dict[str, Path] = field(default_factory=dict)
+    warnings: set[tuple[str, str, str]] = field(default_factory=set)
+    extras: dict = field(default_factory=dict)
+
+
+def result_object(numbers: Numbers, request: Request) -> dict:
+    """Return the object of `result.json`; digests only where they are wanted."""
+    digests = {"gt_digest": None, "pred_digest": None}
+    if request.has_digest:
+        digests["gt_digest"] = _digest(numbers.truth_files)
+        digests["pred_digest"] = _digest(numbers.prediction_files)
+    return {
+        "schema": SCHEMA,
+        "task": numbers.task,
+        "preset": request.preset,
+        "tool_version": __version__,
+        "options": numbers.options,
+        "inputs": {"scenes": numbers.num_items, **digests},
+        "metrics": numbers.metrics,
+        "per_class": numbers.per_class,
+        "counts": numbers.counts,
+        **numbers.extras,
+        "warnings": warning_records(numbers.warnings),
+    }
+
+
+def number(value: float) -> float | None:
+    """Return a number for JSON; None for NaN, which stands for what is undefined."""
+    return None if np.isnan(value) else float(value)
+
+
+def intervals(values: np.ndarray, summary, options: dict, warnings: set) -> dict[str, list[float | None]]:
+    """Return the 2.5 and 97.5 percentiles of metrics over resamples of the items with replacement.
+
+    values    (S, ...) what each item adds to the counts
+    summary   counts (..., as of one item) -> {metric: (...)}
+    options   `bootstrap`, the number of resamples, and `seed`
+    warnings  told when the items are few; a single one has null for intervals: each resample would be that item
+    """
+    if len(values) == 1:
+        warnings.add(("one-scene", "", "an interval over one scene has no meaning"))
+        return {name: [None, None] for name in summary(values)}
+    if len(values) < FEW_SCENES:
+        warnings.add(("few-scenes", "", f"an interval over {len(values)} scenes is unreliable"))
+    drawn = resampled(values, options["bootstrap"], np.random.default_rng(options["seed"]))
+    return {name: _percentiles(value) for name, value in summary(drawn).items()}
+
+
+def _percentiles(values: np.ndarray) -> list[float | None]:
+    values = values[~np.isnan(values)]
+    return np.percentile(values, [2.5, 97.5]).tolist() if values.size else [None, None]
+
+
+def _digest(files: dict[str, Path]) -> str:
+    return digest((name, file_sha256(path)) for name, path in files.items())

@@ -121,6 +121,16 @@ def _roff(text: str) -> str:
     return re.sub(r"(?m)^([.'])", r"\\&\1", escaped)
 
 
+def man_tasks(tasks: dict[str, Any]) -> str:
+    """Return a subsection for each task of `eval` as roff: its prose and its presets."""
+    parts = []
+    for name, module in tasks.items():
+        parts.append(f".SS \\-\\-task {name}")
+        parts.append("\n.PP\n".join(_roff(part) for part in module.MANUAL.strip().split("\n\n")))
+        parts += [f".TP\n\\fB{_roff(preset)}\\fR\n{_roff(rule)}" for preset, rule in module.PRESETS.items()]
+    return "\n".join(parts)
+
+
 def man_page(path: Path, parts: dict[str, str]) -> str:
     """Return the text of a page with its generated parts put in."""
     text = path.read_text(encoding="utf-8")
@@ -250,6 +260,11 @@ def generated() -> dict[Path, str]:
         module = sys.modules[info.callback.__module__]
         configs = module.configs() if hasattr(module, "configs") else []
         parts = {"OPTIONS": man_options(all_commands[info.name], configs)}
+        if hasattr(module, "task_module"):
+            import importlib.util as iu
+            tasks = {name: module.task_module(name) for name in typing.get_args(module.Task) if iu.find_spec(f"pc3dcli.commands.eval_{name}")}
+            tasks = {n: m for n, m in tasks.items() if hasattr(m, "MANUAL")}
+            parts["TASKS"] = man_tasks(tasks)
         if configs:
             parts["PARAMETERS"] = man_parameters(configs, all_commands[info.name])
         files[path] = man_page(path, parts)

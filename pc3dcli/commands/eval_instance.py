@@ -42,6 +42,29 @@ OPTIONS = frozenset(
     ("class_agnostic", "scores", "classes", "instance_classes", "vertex_masks", "label_void", "min_region", "recall",
      "size_bins", "matches", "groups", "per_scene", "confusion", "bootstrap", "seed", "allow_truncated")
 )  # fmt: skip
+MANUAL = """
+3D instances of the ScanNet family. AP is the mean over the IoU thresholds 0.50, 0.55, ..., 0.90 (0.95 is not among
+them); AP50 and AP25 are those at 0.5 and 0.25, all by the rules of the public ScanNet script: no interpolation, every
+threshold strict, unlabelled and small instances ignored.
+
+The first three presets are for predictions with classes, the agnostic ones for masks without, as pc3d-lift3d(1) makes
+them; --class-agnostic means agnostic-valid. Agnostic numbers differ so much between presets (on random cases by 0.17
+in AP50 on average) that one without its preset says nothing. A stream of 2D masks, as pc3d-track2d(1) writes it,
+holds no predictions yet; a scene in which pc3d lift3d found nothing counts as zero predictions.
+
+Ground truth: <scene>.txt, one integer per vertex, label x 1000 + instance, 0 or -100 for none; looked for in the
+folder, in its gt/, and in gt/ of each scene folder.
+
+Predictions: streams, --out folders, or a folder of <scene>.txt (a line a mask: path relative to that file, label id,
+score; the mask has one integer per vertex, or is a run-length JSON file of ScanNet++), <scene>.npz or
+<scene>.safetensors with pred_masks (N x K), pred_scores and pred_classes. Nothing is ever unpickled. Two lines that
+name one mask file are one prediction under preset scannet, as in its script, and two under the others.
+
+Published numbers: scannet compares with tables of ScanNet v2 validation, scannet200 with those of ScanNet200 and its
+head, common and tail, scannetpp with the ScanNet++ benchmark, agnostic-segment3d with Segment3D, agnostic-
+maskclustering with MaskClustering; agnostic-valid is ours and compares with nothing else. With --scores uniform every
+mask counts the same, as papers without scores do.
+"""
 _MERGE = {"agnostic-segment3d": "all", "agnostic-maskclustering": "modulo", "agnostic-valid": "listed"}
 
 

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,14 +31,14 @@ _SHOWN = 60  # characters of a wrong value in a message
 class JsonWindow:
     """A JSON text that is read from its start to its end; a context manager."""
 
-    def __init__(self, path: str | PathLike[str]) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
         self._text, self._position = "", 0
         self._lines, self._counted = 1, 0  # lines up to a position of the window
         self._is_done = False
         try:
-            self._file = open(path, "rb")  # noqa: SIM115 - closed by __exit__
+            self._file = path.open("rb")
         except OSError as error:
             raise InputError(f"cannot read it: {error.strerror}", file=path) from None
 
@@ -96,7 +96,7 @@ class JsonWindow:
             if len(self._text) - self._position > MAX_VALUE:
                 raise self.fault(f"a value of more than {MAX_VALUE >> 20} MiB of text")
 
-    def keys(self) -> Iterator[str]:
+    def members(self) -> Iterator[str]:
         """Yield the keys of an object; the caller reads the value of each before the next."""
         self.expect("{")
         seen: set[str] = set()
@@ -193,7 +193,11 @@ class Batch:
     """
 
     def __init__(
-        self, path: str | PathLike[str], line_of: Callable[[int], int], what: str = "record", records: list | None = None
+        self,
+        path: Path,
+        line_of: Callable[[int], int],
+        what: str = "record",
+        records: list | None = None,
     ) -> None:
         self.path, self.line_of, self.what = path, line_of, what
         self.records: list[Any] = records or []
@@ -274,7 +278,9 @@ class Batch:
         if not is_fine.all():
             index, column = np.argwhere(~is_fine)[0]
             wrong = values[index, column]
-            raise self.fault(int(index), f"{key} holds {wrong}, expected {'no infinity' if allow_nan else 'a finite number'}")
+            raise self.fault(
+                int(index), f"{key} holds {wrong}, expected {'no infinity' if allow_nan else 'a finite number'}"
+            )
         return values
 
 

@@ -46,7 +46,7 @@ def read_submission(
     """
     meta, found = None, None
     with JsonWindow(path) as window:
-        for key in window.keys():
+        for key in window.members():
             if key == "meta":
                 meta = _meta(window)
             elif key == "results":
@@ -75,7 +75,7 @@ def _results(
     window: JsonWindow, classes: Sequence[str], progress: Callable[[str], None]
 ) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
     pending = _Boxes(window.path, classes)
-    for token in window.keys():
+    for token in window.members():
         window.next_character()
         line = window.line
         boxes = window.value()

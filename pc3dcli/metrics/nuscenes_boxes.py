@@ -158,12 +158,12 @@ def match(truth: Boxes, predicted: Boxes) -> np.ndarray:
     Each takes the nearest that is left, the first of equally near ones, if it is nearer than the limit.
     returns (4, P) int32, index of the annotation at each of DISTANCES, -1 for none
     """
-    pairs = _near_pairs(truth, predicted)
+    pairs = pairs_within(truth, predicted)
     return np.stack([_greedy(*pairs, limit, (len(predicted), len(truth))) for limit in DISTANCES])
 
 
-def _near_pairs(truth: Boxes, predicted: Boxes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return prediction, annotation and distance of pairs within the largest limit, by prediction, then distance."""
+def pairs_within(truth: Boxes, predicted: Boxes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return prediction, annotation and distance of pairs nearer than 4 m, by prediction, distance, annotation."""
     found = []
     for chosen, partner in _pairs_of_groups(_group(predicted), _group(truth)):
         distance = _length(predicted.center[chosen, :2] - truth.center[partner, :2])

@@ -39,6 +39,16 @@ class Matched:
     partner: np.ndarray
     errors: np.ndarray
 
+    def part(self, truth_index: np.ndarray, index: np.ndarray) -> Matched:
+        """Return some annotations and some predictions in their order, such as those of a scene, for `class_scores`.
+
+        `partner` keeps the numbers of the whole: there it only tells which predictions have one
+        """
+        index = np.flatnonzero(index) if index.dtype == bool else index
+        return Matched(
+            self.truth.take(truth_index), self.predicted.take(index), self.partner[:, index], self.errors[:, index]
+        )
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -77,16 +87,13 @@ def _errors(truth: Boxes, predicted: Boxes) -> np.ndarray:
     return np.stack([np.linalg.norm(offset, axis=1), 1 - shared / union, turn, velocity, attribute])
 
 
-def class_scores(found: Matched, truth_rows: np.ndarray | None = None, rows: np.ndarray | None = None) -> Scores:
-    """Return the numbers of each class.
-
-    truth_rows, rows  masks of the annotations and predictions that count, such as those of one scene; None for all
-    """
-    num_truth = np.bincount(
-        found.truth.label if truth_rows is None else found.truth.label[truth_rows], minlength=len(CLASSES)
-    )
-    labels = found.predicted.label if rows is None else np.where(rows, found.predicted.label, -1)
-    parts = [_one_class(found, np.flatnonzero(labels == c), int(num_truth[c])) for c in range(len(CLASSES))]
+def class_scores(found: Matched) -> Scores:
+    """Return the numbers of each class."""
+    num_truth = np.bincount(found.truth.label, minlength=len(CLASSES))
+    parts = [
+        _one_class(found, np.flatnonzero(found.predicted.label == label), int(num_truth[label]))
+        for label in range(len(CLASSES))
+    ]
     ap, errors, precision = (np.stack(part) for part in zip(*parts, strict=True))
     return Scores(ap, np.where(_IS_DEFINED, errors, np.nan), num_truth, precision)
 

@@ -13,7 +13,7 @@ import typer
 
 from pc3dcli.commands import options
 from pc3dcli.commands.options import advanced
-from pc3dcli.errors import InputError, UsageError
+from pc3dcli.errors import UsageError
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -116,6 +116,9 @@ def evaluate(
         advanced("--pooling", metavar="HOW", help="svm: max, mean, max+mean or max;mean over tokens."),
     ] = "max+mean",
     svm_c: Annotated[float, advanced("--svm-c", min=1e-6, metavar="C", help="svm: weight of the loss.")] = 1.0,
+    compare: Annotated[
+        bool, advanced("--compare", help="PREDICTIONS are result.json files or reports: put them side by side.")
+    ] = False,
     bootstrap: Annotated[
         int, advanced("--bootstrap", min=0, metavar="N", help="Add 95 % intervals over N resamples; wants 10 scenes.")
     ] = 0,
@@ -136,6 +139,7 @@ def evaluate(
       pc3d lift3d tracks.ndjson | pc3d eval --gt scans/ --class-agnostic
       pc3d eval pred/ --gt gt/ --preset scannet200 --fail-under AP50=0.4
     """
+    from pc3dcli.commands import eval_output
     from pc3dcli.commands.inputs import expand_names
     from pc3dcli.commands.progress import ProgressReporter
 
@@ -145,11 +149,18 @@ def evaluate(
         settings.print_config(ctx, [])
     if json and csv:
         raise UsageError("--json and --csv exclude each other")
+    if compare:
+        from pc3dcli.commands import eval_compare
+
+        eval_compare.run(ctx, expand_names(ctx, predictions, EXAMPLES))
+        return
     module = task_module(task)
     _check_options(ctx, task, module)
     if gt is None:
         raise UsageError("no ground truth: pass --gt PATH")
     names = expand_names(ctx, predictions, EXAMPLES)
+    if report is not None:
+        eval_output.check_report(report)
     with ProgressReporter("eval", quiet=quiet, verbose=verbose, progress=progress) as reporter:
 
         def read(scene: str, number: int, count: int) -> None:
@@ -218,7 +229,8 @@ def _write(ctx: typer.Context, evaluation: Evaluation) -> None:
 
     params = ctx.params
     if params["report"] is not None:
-        eval_output.write_report(params["report"], evaluation)
+        rule = task_module(params["task"]).PRESETS[evaluation.result["preset"]]
+        eval_output.write_report(params["report"], evaluation, rule)
     if params["matches"] is not None:
         eval_output.write_lines(params["matches"], evaluation.matches)
     if params["json"]:
@@ -247,11 +259,9 @@ def _chain(ctx: typer.Context, evaluation: Evaluation) -> list[dict]:
 
 def _finish(evaluation: Evaluation, limits: dict[str, float], params: dict) -> None:
     """Say what to know on stderr and leave with the exit code."""
-    for warning in evaluation.warnings if not params["quiet"] else ():
-        place = f"{warning['file']}: " if warning["file"] else ""
-        print(f"pc3d eval: warning: {place}{warning['detail']} ({warning['code']})", file=sys.stderr)
-    if params["strict"] and evaluation.warnings:
-        raise InputError(f"{len(evaluation.warnings)} warnings, which --strict does not accept")
+    from pc3dcli.commands import eval_output
+
+    eval_output.say_warnings(evaluation.warnings, params)
     metrics = evaluation.result["metrics"]
     missed = [name for name, limit in limits.items() if metrics[name] is None or metrics[name] < limit]
     for name in missed:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from pc3dcli.commands.evaluation import Evaluation, Table, shown
+from pc3dcli.errors import InputError, UsageError
 from pc3dcli.formats.result_json import result_text
 from pc3dcli.stream.writer import atomic_file
 
@@ -28,12 +31,17 @@ def print_tables(evaluation: Evaluation, params: dict) -> None:
     result = evaluation.result
     tables = [*evaluation.tables, *_extra_tables(result, params)]
     print(_first_line(result, evaluation.num_scored))
+    print_table_list(tables)
+    print(evaluation.footnote)
+    print(last_line(result))
+
+
+def print_table_list(tables: list[Table]) -> None:
+    """Print tables, drawn on a terminal and as plain aligned text elsewhere."""
     if sys.stdout.isatty():
         _print_rich(tables)
     else:
         print("\n".join(line for table in tables for line in _plain_lines(table)))
-    print(evaluation.footnote)
-    print(last_line(result))
 
 
 def _first_line(result: dict, num_scored: int) -> str:
@@ -158,14 +166,47 @@ def _field(value: float | None) -> str:
     return "" if value is None else repr(value)
 
 
-def write_report(folder: Path, evaluation: Evaluation) -> None:
-    """Write `result.json` and `result.csv`; each appears only when complete."""
-    for name, text in (
-        ("result.csv", csv_text(evaluation.result)),
-        ("result.json", result_text(evaluation.result)),
-    ):
-        with atomic_file(folder / name) as file:
-            file.write(text.encode())
+def check_report(folder: Path) -> None:
+    """Say before the work starts that a report cannot be written; raises UsageError."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise UsageError("expected a folder for --report, found a file", file=existing)
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError("cannot write to this folder", file=existing, hint="name another place for --report")
+
+
+def write_report(folder: Path, evaluation: Evaluation, rule: str) -> None:
+    """Write `result.csv`, `result.json` and `report.html`: all of them or, whatever goes wrong, none.
+
+    rule  one line that says what the preset scores
+    """
+    from pc3dcli.formats.report_page import Report, build_report
+
+    result = evaluation.result
+    page = build_report(Report(result, rule, evaluation.footnote, evaluation.num_scored, evaluation.curves))
+    texts = {"report.html": page, "result.json": result_text(result), "result.csv": csv_text(result)}
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        with ExitStack() as stack:  # left in reverse: the page takes its name last
+            for name, text in texts.items():
+                file = stack.enter_context(atomic_file(folder / name))
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())  # a full disk shows here, before any file has its name
+    except BaseException:
+        with suppress(OSError):  # folders that were there, or that someone else put something in, stay
+            for path in made:
+                path.rmdir()
+        raise
+
+
+def say_warnings(warnings: list[dict], params: dict) -> None:
+    """Print the warnings on stderr; raises InputError for any with --strict."""
+    for warning in warnings if not params["quiet"] else ():
+        place = f"{warning['file']}: " if warning["file"] else ""
+        print(f"pc3d eval: warning: {place}{warning['detail']} ({warning['code']})", file=sys.stderr)
+    if params["strict"] and warnings:
+        raise InputError(f"{len(warnings)} warning{'s' * (len(warnings) != 1)}, which --strict does not accept")
 
 
 def write_lines(path: Path, lines: list[dict]) -> None:

@@ -18,7 +18,8 @@ import numpy as np
 from pc3dcli.errors import FormatError, InputError
 
 COLUMNS = (
-    "type", "truncated", "occluded", "alpha", "x1", "y1", "x2", "y2", "h", "w", "l", "x", "y", "z", "rotation_y", "score",
+    "type", "truncated", "occluded", "alpha", "x1", "y1", "x2", "y2",
+    "h", "w", "l", "x", "y", "z", "rotation_y", "score",
 )  # fmt: skip
 TYPES = (
     "car", "van", "truck", "pedestrian", "person_sitting", "cyclist", "tram", "misc", "dontcare",
@@ -114,8 +115,7 @@ def _frame_files(folder: Path, places: tuple[str, ...], what: str) -> dict[str, 
 
 def _read(path: Path) -> bytes:
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        return path.read_bytes()
     except OSError as error:
         raise InputError(error.strerror or "not readable", file=path) from None
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which detections overlap which ground truth enough to be matched, for KITTI's three overlaps (evaluation.md 4.2, 4.3).
+"""Which detections overlap which ground truth enough to match, by KITTI's three overlaps (evaluation.md 4.2, 4.3).
 
 Overlaps are computed once, for pairs of one frame that some class and difficulty can match; only those above the
 class's threshold are kept, so that matching works on a short list.
@@ -21,7 +21,7 @@ STRICT = {"bbox": (0.7, 0.5, 0.5), "bev": (0.7, 0.5, 0.5), "3d": (0.7, 0.5, 0.5)
 LOOSE = {"bbox": (0.7, 0.5, 0.5), "bev": (0.5, 0.25, 0.25), "3d": (0.5, 0.25, 0.25)}
 EASY_HEIGHT = 40  # pixels; below it a detection can be an ignored one, whatever its type
 _CLASS_OF = np.array([0, 1, 2, 0, 1, -1, -1])  # kind -> the class it is of or a neighbour of
-_AT_ONCE = 1 << 17  # pairs; bounds memory, ours
+_AT_ONCE = 1 << 14  # pairs; bounds memory, ours
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,19 @@ def excused_by_dont_care(
     return excused
 
 
+def image_pairs(truth: Boxes, found: Boxes, rows: np.ndarray, is_used: np.ndarray, threshold: float) -> Pairs:
+    """Return the pairs of any kinds whose boxes in the image overlap by more than `threshold`.
+
+    rows     (R,) ascending rows of `truth`; is_used (M,) bool
+    """
+    kept = []
+    for i, j in _same_frame(truth.frame, rows, found.frame):
+        overlap = _image_overlap(truth.image_box[i], found.image_box[j], False)
+        keep = np.flatnonzero((overlap > threshold) & is_used[j])
+        kept.append((i[keep], j[keep], overlap[keep]))
+    return _joined(kept)
+
+
 def _same_frame(truth_frame, rows, found_frame):
     """Yield (truth rows, detection rows) of all pairs within a frame, ascending, a bounded number at a time."""
     first = np.searchsorted(found_frame, truth_frame[rows], "left")
@@ -135,7 +148,7 @@ def _overlaps(truth, found, names=OVERLAPS, *, is_cover=False) -> dict[str, np.n
     return overlaps
 
 
-def _image_overlap(truth, found, is_cover) -> np.ndarray:
+def _image_overlap(truth, found, is_cover: bool) -> np.ndarray:
     width = np.minimum(truth[:, 2], found[:, 2]) - np.maximum(truth[:, 0], found[:, 0])
     height = np.minimum(truth[:, 3], found[:, 3]) - np.maximum(truth[:, 1], found[:, 1])
     shared = np.where((width > 0) & (height > 0), width * height, 0.0)

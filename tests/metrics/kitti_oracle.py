@@ -240,5 +240,6 @@ def _perturbed(rng, box):
     if case == 3:  # turned by half, a quarter or a little
         return [alpha + np.pi, x1, y1, x2, y2, h, w, length, x, y, z, yaw + rng.choice([np.pi, np.pi / 2, 0.1])]
     shift = rng.normal(0, 0.08, 4)
-    return [alpha + rng.normal(0, 0.5), x1 + shift[0] * (x2 - x1), y1, x2, y2 + shift[1] * (y2 - y1), h * 1.05, w, length,
-            x + shift[2] * length, y + 0.1, z + shift[3] * w, yaw + rng.normal(0, 0.1)]  # fmt: skip
+    image = [x1 + shift[0] * (x2 - x1), y1, x2, y2 + shift[1] * (y2 - y1)]
+    place = [x + shift[2] * length, y + 0.1, z + shift[3] * w, yaw + rng.normal(0, 0.1)]
+    return [alpha + rng.normal(0, 0.5), *image, h * 1.05, w, length, *place]

@@ -101,12 +101,13 @@ def test_a_low_detection_is_ignored_whatever_its_type(kind):
     assert counts([car(), car(40)], [low, other]) == ((1, 0), 2)
 
 
-def test_a_counted_detection_goes_before_an_ignored_one():
-    low = car(image=(100, 100, 200, 120), score=0.9)
+@pytest.mark.parametrize("kind", ["car", "truck"])
+def test_a_counted_detection_goes_before_an_ignored_one(kind):
+    low = car(kind=kind, image=(100, 100, 200, 120), score=0.9)
     # the first pass takes the highest score, which is the low one: no threshold at all
     assert counts([car()], [low, car(0.1, score=0.5)]) == (None, 1)
     # with the scores swapped the second pass prefers the counted one though the low one overlaps more
-    low = car(image=(100, 100, 200, 120), score=0.4)
+    low = car(kind=kind, image=(100, 100, 200, 120), score=0.4)
     assert counts([car()], [low, car(0.1, score=0.5)]) == ((1, 0), 1)
 
 
@@ -125,6 +126,16 @@ def test_ties_of_score_take_the_first_in_file_order():
     near_first, near_second = car(-0.2, score=0.5), car(0.5, score=0.5)
     assert len(curve([{"gt": gt, "det": [near_first, near_second]}], "bev").thresholds) == 2
     assert len(curve([{"gt": gt, "det": [near_second, near_first]}], "bev").thresholds) == 1
+
+
+def test_rotation_y_turns_from_x_away_from_z():
+    gt, along, across = car(), car(score=0.5), car(score=0.5)
+    for row in (gt, along, across):
+        row[1][13] = 0.5
+    along[1][10], along[1][12] = 0.7 * np.cos(0.5), 20 - 0.7 * np.sin(0.5)
+    across[1][10], across[1][12] = 0.7 * np.cos(0.5), 20 + 0.7 * np.sin(0.5)
+    assert counts([gt], [along], "bev")[0] == (1, 0)  # (4.25 - 0.7) / (4.25 + 0.7) is 0.717
+    assert counts([gt], [across], "bev")[0] is None
 
 
 def test_overlap_at_the_threshold_is_none():

@@ -7,6 +7,7 @@ The rules of the numbers are in `metrics/instance_ap.py` and evaluation.md secti
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from pc3dcli.commands.eval_predictions import (
 )
 from pc3dcli.commands.evaluation import Evaluation, Request, named
 from pc3dcli.errors import InputError, UsageError
-from pc3dcli.formats import scannet_instances
+from pc3dcli.formats import scannet_aggregation, scannet_instances
 from pc3dcli.formats.class_lists import ClassList, grouped_classes, instance_classes
 from pc3dcli.formats.result_json import file_sha256
 from pc3dcli.metrics import instance_ap
@@ -209,8 +210,7 @@ class _Run:
 
     def _truth(self, scene: str) -> Truth:
         path = self.truth_files[scene]
-        ids = scannet_instances.read_truth(path)
-        self._remember(path, self.gt, "")
+        ids = self._read_truth(path)
         num_vertices, keep = ids.size, None
         if self.options.vertex_masks is not None:
             mask_path = _vertex_mask_file(self.options.vertex_masks, scene)
@@ -220,6 +220,24 @@ class _Run:
         elif self.options.preset == "scannetpp":
             self.warnings.add(("no-vertex-masks", "", "every vertex is scored; --vertex-masks names the mask files"))
         return Truth(instance_ap.scene_truth(ids, self.rule), num_vertices, keep)
+
+    def _read_truth(self, path: Path) -> np.ndarray:
+        """Return one id per vertex, from a text file or from the annotations of ScanNet."""
+        self._remember(path, self.gt, "")
+        if not path.name.endswith(scannet_aggregation.SUFFIX):
+            return scannet_instances.read_truth(path)
+        self._remember(scannet_aggregation.segments_file(path), self.gt, "")
+        return scannet_aggregation.read_instance_ids(path, self.label_ids)
+
+    @cached_property
+    def label_ids(self) -> dict[str, int]:
+        """The label ids of ScanNet's raw categories, in the numbering of the class list."""
+        if self.options.preset == "scannetpp":
+            raise InputError("the annotations of ScanNet do not fit preset scannetpp", file=self.gt)
+        path = scannet_aggregation.find_label_map(self.gt)
+        self._remember(path, path.parent, "")
+        column = "id" if self.classes.source == "scannet200" else "nyu40id"
+        return scannet_aggregation.read_label_map(path, column)
 
     def _remember(self, path: Path, root: Path, prefix: str) -> None:
         if self.options.has_digest:

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from pc3dcli.errors import FormatError, InputError
+from pc3dcli.formats import scannet_aggregation
 from pc3dcli.formats.arrays import read_arrays
 from pc3dcli.formats.integer_text import parse_flags, parse_integer, parse_integers
 from pc3dcli.formats.paths import resolve_inside
@@ -64,20 +65,27 @@ def find_scenes(folder: Path) -> dict[str, Path]:
 
 
 def find_truth(folder: Path) -> dict[str, Path]:
-    """Return the ground-truth file of every scene: `<scene>.txt` in `gt/`, in `folder`, or in the scene's own folder.
+    """Return the ground-truth file of every scene.
+
+    That is `<scene>.txt` in `gt/`, in `folder` or in the scene's own `gt/`; or ScanNet's `<scene>.aggregation.json`
+    (`scannet_aggregation`), beside which a `<scene>.txt` says something else; or `<scene>.txt` in the scene's folder.
 
     raises  InputError naming the patterns tried when there is none
     """
     if folder.is_file():
-        return {folder.stem: folder}
-    patterns = ("gt/*.txt", "*.txt", "*/gt/*.txt", "*/*.txt")
+        return {_scene_of_truth(folder): folder}
+    patterns = ("gt/*.txt", "*.aggregation.json", "*.txt", "*/gt/*.txt", "*/*.aggregation.json", "*/*.txt")
     for pattern in patterns:
         files = [path for path in sorted(folder.glob(pattern)) if path.is_file()]
         if pattern == patterns[-1]:
             files = [path for path in files if path.stem == path.parent.name]
-        if files:
-            return {path.stem: path for path in files}
+        if files:  # in reverse, so that the annotation of the evaluated mesh precedes the one of the fine mesh
+            return dict(sorted({_scene_of_truth(path): path for path in reversed(files)}.items()))
     raise InputError(f"no ground truth; tried {', '.join(patterns[:-1])} and */<scene>.txt", file=folder)
+
+
+def _scene_of_truth(path: Path) -> str:
+    return scannet_aggregation.scene_of(path) if path.name.endswith(scannet_aggregation.SUFFIX) else path.stem
 
 
 def read_truth(path: Path) -> np.ndarray:

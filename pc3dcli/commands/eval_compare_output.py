@@ -16,6 +16,8 @@ from pc3dcli.formats.report_page import columns_of, shown_name
 if TYPE_CHECKING:
     from pc3dcli.commands.eval_compare import Comparison, Run
 
+_MAIN_COLUMNS = ("ap", "iou")  # of classes, where a task has them; files have their columns in the order of the letters
+
 
 def names_of(runs: Sequence[Run]) -> list[str]:
     """Return the metrics of the runs, in the order of the first."""
@@ -53,7 +55,8 @@ def print_comparison(comparison: Comparison) -> None:
 def _tables(comparison: Comparison) -> Iterator[Table]:
     runs = comparison.runs
     yield _side_by_side("over all scenes", "metric", runs, [run.result["metrics"] for run in runs], names_of(runs))
-    column = next(iter(columns_of(runs[0].result["per_class"].values())), None)
+    columns = columns_of(runs[0].result["per_class"].values())
+    column = next((name for name in (*_MAIN_COLUMNS, *columns) if name in columns), None)
     if column not in (None, "gt"):
         columns = [{name: row.get(column) for name, row in run.result["per_class"].items()} for run in runs]
         names = [name for name in _classes(runs) if any(row.get(name) is not None for row in columns)]
@@ -96,7 +99,7 @@ def _footnote(comparison: Comparison) -> str:
     if not comparison.num_resamples:
         return "scene by scene: the mean over scenes of how much their own numbers differ"
     return (
-        "scene by scene: the mean over scenes of how much their own numbers differ, not the difference over all scenes;\n"
+        "scene by scene: the mean over scenes of how much their own numbers differ, not the difference over all;\n"
         f"interval of {comparison.num_resamples} paired bootstrap resamples of the scenes, "
         f"seed {comparison.seed}"
     )

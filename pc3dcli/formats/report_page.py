@@ -22,7 +22,7 @@ CURVE_BINS = 256  # along x: each keeps its first, lowest, highest and last poin
 NUM_COLORS = 8  # curves in colour when the page opens, as many as the style has colours; ours
 _SCRIPTS = ("report_plots.js", "report_page.js")
 # what `.upper()` would get wrong; names that are not listed are shown as they are in result.json
-_CASED = {"miou": "mIoU", "iou": "IoU", "map": "mAP", "macc": "mAcc", "accuracy": "accuracy"}
+_CASED = {"miou": "mIoU", "iou": "IoU", "map": "mAP", "macc": "mAcc", "jf": "J&F", "j": "J", "f": "F"}
 _CASED |= {name: f"m{name[1:].upper()}" for name in ("mate", "mase", "maoe", "mave", "maae")}
 _ACRONYMS = {"ap", "rc", "nds", "oa", "aos", "idf", "pq", "sq", "rq", "ate", "ase", "aoe", "ave", "aae", "spnds"}
 _WORD = re.compile(r"([a-z]+)(\d*)")

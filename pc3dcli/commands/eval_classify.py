@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`eval --task classify`: predicted classes of shapes against their labels (evaluation.md 6.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pc3dcli.commands.class_scores import fill, named_samples, table
+from pc3dcli.commands.evaluation import Evaluation, Request
+from pc3dcli.commands.numbers import Numbers, result_object
+from pc3dcli.errors import FormatError, UsageError
+from pc3dcli.formats.class_predictions import read_columns, read_labelled_arrays
+from pc3dcli.metrics.classification import first_and_vote
+
+PRESETS = {"classify": "overall accuracy and mean of the accuracies of the classes that occur"}
+OPTIONS = frozenset(("per_scene", "confusion", "bootstrap", "seed"))
+NEEDS_GT = False  # labels stand beside the predictions
+MANUAL = """\
+A prediction file is a CSV table with the header label,pred and one integer each a line, or an .npz or .safetensors
+with label (N) and logits (N, C) or pred (N). Labels may stand in a file of their own, --gt FILE, in the same
+formats (label); class_names and id there name classes and samples. A class is the arg-max of the logits, of equal
+ones the lowest.
+
+oa is the share of right predictions, macc the mean over the classes that occur in the labels of the share of each.
+With logits (V, N, C) of V passes, oa_single is the accuracy of the first pass and oa_vote that of the arg-max of
+the mean logits; oa is oa_single: voting is never mixed into it. Published votes draw 1,200 points by farthest point
+sampling and 1,024 of them at random in each pass (4,800 and 4,096 for inputs of 4,096), and usually state the best
+of several repeats.
+
+The number is that of the file given. With several files, one an epoch in order, the last one is scored as the
+checkpoint, and oa_best_test_epoch is the highest single accuracy of all, with a warning: choosing an epoch on the
+test set is no result.
+
+Which published numbers compare: ModelNet40 and ScanObjectNN accuracies without voting with oa_single, with voting
+with oa_vote, and "mAcc" with macc. Most published figures are of the best epoch on the test set, as
+oa_best_test_epoch is.
+"""
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """Classes (N,) of the first pass and of all, with what the file says of the samples."""
+
+    first: np.ndarray
+    vote: np.ndarray | None
+    num_passes: int
+    num_classes: int
+    about: dict
+
+
+def metric_names(request: Request) -> list[str]:
+    """Return the metrics that --fail-under knows."""
+    names = ["oa", "macc", "oa_single", "oa_vote", "macc_vote"]
+    return [*names, *(["oa_best_test_epoch"] if len(request.predictions) > 1 else [])]
+
+
+def run(request: Request) -> Evaluation:
+    """Score predicted classes against labels.
+
+    raises  UsageError without labels, InputError and FormatError for inputs
+    """
+    paths = [Path(name) for name in request.predictions]
+    if "-" in request.predictions or any(path.is_dir() for path in paths):
+        raise UsageError("--task classify reads files: cls.csv, or .npz or .safetensors with logits")
+    truth = _about(request.gt) if request.gt is not None else {}
+    scored = [_score_file(path, truth, request) for path in paths]
+    label, predicted = scored[-1]
+    samples = named_samples(label, predicted.num_classes - 1, *(predicted.about.get(n) for n in ("id", "class_names")))
+    numbers = Numbers("classify", label.size)
+    votes = {} if predicted.vote is None else {"_vote": predicted.vote}
+    fill(numbers, samples, {"": predicted.first} | votes, request.options, rows=request.has_digest)
+    numbers.metrics |= {"oa_single": numbers.metrics["oa"]}
+    numbers.metrics.setdefault("oa_vote", None)
+    numbers.metrics.setdefault("macc_vote", None)
+    if len(paths) > 1:
+        numbers.metrics["oa_best_test_epoch"] = max(float(np.mean(label == found.first)) for label, found in scored)
+        detail = f"oa_best_test_epoch is the best of {len(paths)} files, chosen on the samples that it is measured on"
+        numbers.warnings.add(("best-test-epoch", "", detail))
+    numbers.options = _options(request, predicted, len(paths))
+    numbers.prediction_files = {path.name: path for path in paths}
+    numbers.truth_files = {} if request.gt is None else {request.gt.name: request.gt}
+    request.progress(paths[-1].stem, 1, 1)
+    return Evaluation(result_object(numbers, request), label.size, [table(numbers)], _footnote(predicted, paths))
+
+
+def _score_file(path: Path, truth: dict, request: Request) -> tuple[np.ndarray, _Predicted]:
+    """Return the labels (N,) and the predictions of a file."""
+    found = _predicted(path)
+    label = truth.get("label", found.about.get("label"))
+    if label is None:
+        raise FormatError("holds no label", file=request.gt or path, hint="--gt FILE names a file with the labels")
+    if label.ndim != 1 or label.shape != found.first.shape:
+        raise FormatError(f"{found.first.size} predictions and labels of shape {label.shape}", file=path)
+    if label.size == 0:
+        raise FormatError("no samples in it", file=path)
+    return label, _Predicted(found.first, found.vote, found.num_passes, found.num_classes, found.about | truth)
+
+
+def _about(path: Path) -> dict:
+    """Return label, id and class_names of a file, as far as it has them."""
+    if path.suffix in (".npz", ".safetensors"):
+        return read_labelled_arrays(path, "label", "id", "class_names")
+    columns = read_columns(path, "label")
+    return {name: columns[name] for name in ("label", "id") if name in columns}
+
+
+def _predicted(path: Path) -> _Predicted:
+    if path.suffix not in (".npz", ".safetensors"):
+        columns = read_columns(path)
+        about = {name: columns[name] for name in ("label", "id") if name in columns}
+        return _Predicted(columns["pred"], None, 1, int(columns["pred"].max(initial=-1)) + 1, about)
+    arrays = read_labelled_arrays(path, "logits", "pred", "label", "id", "class_names")
+    if "logits" not in arrays:
+        if "pred" not in arrays or arrays["pred"].ndim != 1:
+            raise FormatError("expected logits (N, C) or (V, N, C), or pred (N)", file=path)
+        pred = arrays.pop("pred")
+        return _Predicted(pred, None, 1, int(pred.max(initial=-1)) + 1, arrays)
+    logits = arrays.pop("logits")
+    if logits.ndim not in (2, 3) or 0 in logits.shape:
+        raise FormatError(f"logits are {logits.shape}, expected (N, C) or (V, N, C)", file=path)
+    passes = logits if logits.ndim == 3 else logits[None]
+    first, vote = first_and_vote(passes)
+    return _Predicted(first, vote if logits.ndim == 3 else None, len(passes), logits.shape[-1], arrays)
+
+
+def _options(request: Request, predicted: _Predicted, num_files: int) -> dict:
+    given = request.options
+    return {
+        "bootstrap": given["bootstrap"],
+        "files": num_files,
+        "passes": predicted.num_passes,
+        "seed": given["seed"] if given["bootstrap"] else None,
+    }
+
+
+def _footnote(predicted: _Predicted, paths: list[Path]) -> str:
+    first = "classify: OA is the share of right predictions, the mean is over the classes that occur"
+    if predicted.vote is None:
+        return f"{first}; one pass, no voting"
+    return (
+        f"{first}; vote: arg-max of the mean logits of V = {predicted.num_passes} passes\n"
+        f"resampling of a pass as {paths[-1].name} was made; published: 1,200 points by farthest point sampling, then "
+        "1,024 at random (4,800 and 4,096)"
+    )

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pc3d eval --task parts`: ShapeNetPart folders, text, and arrays give the same numbers (evaluation.md section 7)."""
+
+import json
+
+import numpy as np
+import pytest
+
+SHAPES = {  # name -> ground truth, prediction
+    "03001627/a": ([12, 12, 13, 13], [12, 13, 13, 13]),  # chair 0.7917
+    "03001627/b": ([12, 13, 14, 15], [12, 13, 14, 15]),  # chair 1
+    "02954340/c": ([6, 6, 6, 6], [6, 6, 6, 7]),  # cap (3/4 + 0) / 2
+}
+EXPECTED = {"Chair": ((1 / 2 + 2 / 3 + 2) / 4 + 1) / 2, "Cap": 3 / 8}
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "train_test_split").mkdir(parents=True)
+    (tmp_path / "data" / "synsetoffset2category.txt").write_text("Chair\t03001627\nCap\t02954340\nBag\t02773838\n")
+    lists = {"test": list(SHAPES)[:3], "train": list(SHAPES)[:1], "val": list(SHAPES)[1:2]}
+    for split, names in lists.items():
+        entries = json.dumps([f"shape_data/{name}" for name in names])
+        (tmp_path / "data" / "train_test_split" / f"shuffled_{split}_file_list.json").write_text(entries)
+    for name, (part, prediction) in SHAPES.items():
+        for folder in ("data", "pred", "plain"):
+            (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+        rows = "".join(f"0.1 0.2 -0.3 0.0 1.0 0.0 {p}.000000\n" for p in part)
+        (tmp_path / "data" / f"{name}.txt").write_text(rows)
+        (tmp_path / "plain" / f"{name}.txt").write_text("".join(f"{p}\n" for p in part))
+        (tmp_path / "pred" / f"{name}.txt").write_text("".join(f"{p}\n" for p in prediction))
+    stacked = np.array(list(SHAPES.values()))
+    np.savez(tmp_path / "all.npz", pred=stacked[:, 1], label=stacked[:, 0])
+    start = np.arange(0, 13, 4)
+    np.savez(tmp_path / "flat.npz", pred=stacked[:, 1].ravel(), start=start)
+    np.savez(tmp_path / "flat_gt.npz", part=stacked[:, 0].ravel().astype(np.uint8), start=start)
+    return tmp_path
+
+
+def score(run, *arguments):
+    result = run("eval", *arguments, "--task", "parts", "--json")
+    assert result.code == 0, result.err
+    return {r["name"]: r["value"] for r in result.of("metric") if not r.keys() & {"class", "scene", "percentile"}}
+
+
+def test_means_of_shapes_and_of_categories(run, world):
+    found = score(run, "pred", "--gt", "data")
+    assert found["class_miou"] == pytest.approx(np.mean(list(EXPECTED.values())), abs=1e-12)
+    assert found["instance_miou"] == pytest.approx((2 * EXPECTED["Chair"] + EXPECTED["Cap"]) / 3, abs=1e-12)
+    assert found["accuracy"] == 10 / 12
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("pred", "--gt", "plain"), ("all.npz", "--gt", "all.npz"), ("flat.npz", "--gt", "flat_gt.npz")],
+)
+def test_all_forms_score_alike(run, world, arguments):
+    assert score(run, *arguments) == score(run, "pred", "--gt", "data")
+
+
+def test_one_file_without_ground_truth_beside_it(world):
+    from pc3dcli.commands.eval_parts import run as evaluate
+    from pc3dcli.commands.evaluation import Request
+
+    options = {"split": None, "per_scene": False, "bootstrap": 0, "seed": 0, "allow_missing": False}
+    result = evaluate(Request(["all.npz"], None, "parts", options)).result
+    assert result["metrics"]["accuracy"] == 10 / 12 and result["options"]["points_per_shape"] == 4
+
+
+def test_text(run, world):
+    lines = run("eval", "pred", "--gt", "data", "--task", "parts").out.splitlines()
+    assert lines[0] == "parts, preset parts, 3 scenes"
+    assert [line.split()[0] for line in lines[2:4]] == ["Cap", "Chair"]
+    assert "4 points a shape" in lines[-2]
+    assert lines[-1] == "preset=parts scenes=3 classes=16 undefined=14 ignored_predictions=0"
+
+
+def test_splits(run, world):
+    for name in ("02954340/c", "03001627/b"):
+        (world / "pred" / f"{name}.txt").unlink()
+    assert run("eval", "pred", "--gt", "data", "--task", "parts").code == 4
+    assert score(run, "pred", "--gt", "data", "--split", "train")["accuracy"] == 3 / 4
+    assert run("eval", "pred", "--gt", "data", "--task", "parts", "--split", "trainval").code == 4
+    assert run("eval", "pred", "--gt", "data", "--task", "parts", "--split", "x").code == 2
+    assert run("eval", "pred", "--gt", "plain", "--task", "parts", "--split", "test").code == 2
+
+
+def test_logits_choose_among_the_parts_of_the_category(run, world):
+    for name, (_, prediction) in SHAPES.items():
+        logits = np.zeros((4, 50), np.float32)
+        logits[:, 0] = 9  # a part of airplanes
+        logits[np.arange(4), prediction] = 1
+        path = world / "pred" / f"{name}.txt"
+        path.unlink()
+        np.savez(path.with_suffix(".npz"), logits=logits)
+    assert score(run, "pred", "--gt", "data")["accuracy"] == 10 / 12
+
+
+def test_sampled_points(run, world):
+    for name, (_, prediction) in SHAPES.items():
+        path = world / "pred" / f"{name}.txt"
+        path.unlink()
+        index = np.array([3, 0, 0, 1, 2, 2])
+        np.savez(path.with_suffix(".npz"), pred=np.array(prediction)[index], index=index)
+    result = run("eval", "pred", "--gt", "data", "--task", "parts")
+    assert result.code == 0 and "6 points a shape" in result.out
+
+
+def test_a_part_of_another_category_is_wrong_and_warned_of(run, world):
+    (world / "pred" / "02954340" / "c.txt").write_text("6\n6\n6\n0\n")
+    result = run("eval", "pred", "--gt", "data", "--task", "parts")
+    assert result.code == 0 and "other-category" in result.err
+    assert score(run, "pred", "--gt", "data")["class_miou"] == pytest.approx((EXPECTED["Chair"] + (3 / 4 + 1) / 2) / 2)
+
+
+def test_missing_shapes(run, world):
+    (world / "pred" / "02954340" / "c.txt").unlink()
+    result = run("eval", "pred", "--gt", "data", "--task", "parts")
+    assert result.code == 4 and "1 shape (02954340/c) without predictions" in result.err
+    found = score(run, "pred", "--gt", "data", "--allow-missing")
+    assert found["class_miou"] == pytest.approx((EXPECTED["Chair"] + (0 + 1) / 2) / 2) and found["accuracy"] == 7 / 12
+
+
+def test_shapes_of_different_sizes_are_warned_of(run, world):
+    for folder in ("plain", "pred"):
+        (world / folder / "02954340" / "c.txt").write_text("6\n6\n")
+    result = run("eval", "pred", "--gt", "plain", "--task", "parts")
+    assert result.code == 0 and "point-counts" in result.err and "different numbers of points" in result.out
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("6\n6\n6\n", None, "3 points, expected 4"),
+        ("6\n6\n50\n6\n", 3, "found part 50"),
+        ("6\n6\nx\n6\n", 3, "expected one integer"),
+        ("", None, "0 points"),
+    ],
+)
+def test_broken_predictions(run, world, text, line, words):
+    (world / "pred" / "02954340" / "c.txt").write_text(text)
+    result = run("eval", "pred", "--gt", "data", "--task", "parts")
+    assert result.code == 4 and words in result.err and "c.txt" in result.err
+    assert line is None or f"c.txt:{line}: " in result.err
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("0 0 0 0 0 0 6\n0 0 0 6\n", 2), ("0 0 0 0 0 0 6.5\n", 1), ("0 0 0 0 0 0 60\n", 1)]
+)
+def test_broken_ground_truth(run, world, text, line):
+    (world / "data" / "02954340" / "c.txt").write_text(text)
+    result = run("eval", "pred", "--gt", "data", "--task", "parts")
+    assert result.code == 4 and f"c.txt:{line}: " in result.err
+
+
+def test_report_and_intervals(run, world):
+    arguments = ("pred", "--gt", "data", "--task", "parts", "--bootstrap", "50")
+    assert run("eval", *arguments, "--report", "r").code == 0
+    report = json.loads((world / "r" / "result.json").read_text())
+    assert report["per_scene"]["03001627/b"] == {"iou": 1.0, "accuracy": 1.0}
+    assert report["options"]["split"] == "test" and report["per_class"]["Bag"]["iou"] is None
+    low, high = report["intervals"]["instance_miou"]
+    assert low < report["metrics"]["instance_miou"] < high

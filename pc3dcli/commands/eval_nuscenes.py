@@ -19,7 +19,16 @@ from pc3dcli.errors import InputError, UsageError
 from pc3dcli.formats.nuscenes_splits import split_scenes
 from pc3dcli.formats.nuscenes_tables import TABLES, Annotations, Samples, TableReader, find_tables
 from pc3dcli.formats.result_json import file_sha256
-from pc3dcli.metrics.nuscenes_boxes import CLASSES, Boxes, Racks, ego_distance, in_class_range, in_rack, quaternion_yaw
+from pc3dcli.metrics.nuscenes_boxes import (
+    CLASSES,
+    Boxes,
+    Racks,
+    ego_distance,
+    in_class_range,
+    in_rack,
+    quaternion_yaw,
+    scoring_order,
+)
 from pc3dcli.metrics.nuscenes_detection import matched
 
 PRESETS = {
@@ -84,8 +93,9 @@ def run(request: Request) -> Evaluation:
     predictions = read_predictions(request.predictions, _read_rules(request, samples))
     num_scored = _check_samples(request, samples, predictions, warnings)
     index = {token: number for number, token in enumerate(samples.tokens)}
-    boxes, num_boxes = predictions.boxes(index), len(predictions.columns["sample"])
-    predictions.columns = {}
+    boxes = predictions.boxes(index)
+    predictions.columns, num_boxes = {}, len(boxes)
+    boxes = boxes.take(scoring_order(boxes.score))
     ego = samples.ego_center[:, :2]
     truth, racks = _truth(annotations)
     truth, boxes = _outside_racks(truth, racks), _outside_racks(boxes, racks)

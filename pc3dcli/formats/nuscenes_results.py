@@ -18,7 +18,7 @@ from pc3dcli.formats.json_window import Batch, JsonWindow
 from pc3dcli.formats.nuscenes_tables import ATTRIBUTES
 
 MAX_BOXES = 500  # of one sample
-_BATCH = 4096  # boxes turned into arrays at a time; ours
+_BATCH = 512  # boxes turned into arrays at a time; ours
 META = ("use_camera", "use_lidar", "use_radar", "use_map", "use_external")
 
 

@@ -7,6 +7,7 @@ Samples do not affect each other, so all of them and all classes are matched at 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -142,9 +143,9 @@ def rotation_matrices(quaternion: np.ndarray) -> np.ndarray:
 
 
 def quaternion_yaw(quaternion: np.ndarray) -> np.ndarray:
-    """Return (N,) radians: the direction in the ground plane of the x axis turned by (N, 4) w x y z."""
-    matrix = rotation_matrices(quaternion)
-    return np.arctan2(matrix[:, 1, 0], matrix[:, 0, 0])
+    """Return (N,) radians: the direction in the ground plane of the x axis turned by (N, 4) w x y z of any length."""
+    w, x, y, z = (quaternion / np.maximum(np.abs(quaternion).max(axis=1, keepdims=True, initial=0), 1e-300)).T
+    return np.arctan2(2 * (x * y + w * z), w * w + x * x - y * y - z * z)
 
 
 def scoring_order(score: np.ndarray) -> np.ndarray:
@@ -179,20 +180,22 @@ def _group(boxes: Boxes) -> np.ndarray:
     return boxes.sample.astype(np.int64) * len(CLASSES) + boxes.label
 
 
-def _pairs_of_groups(left: np.ndarray, right: np.ndarray):
-    """Yield (index in left, index in right) of all pairs of equal values, MAX_PAIRS at a time, in order of left."""
+def _pairs_of_groups(left: np.ndarray, right: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (index in left, index in right) of all pairs of equal numbers, MAX_PAIRS at a time, in order of left."""
+    sizes = np.bincount(right, minlength=int(left.max(initial=-1)) + 1)
     order = np.argsort(right, kind="stable").astype(np.int32)
-    first = np.searchsorted(right, left, "left", sorter=order)
-    counts = np.searchsorted(right, left, "right", sorter=order) - first
+    first = (np.cumsum(sizes) - sizes)[left]
+    counts = sizes[left]
+    rows = np.flatnonzero(counts)
+    first, counts = first[rows], counts[rows]
     stops = np.cumsum(counts)
     begin = 0
-    while begin < left.size and stops[-1] > 0:
+    while begin < rows.size:
         done = stops[begin - 1] if begin else 0
         end = max(begin + 1, int(np.searchsorted(stops, done + MAX_PAIRS, "right")))
         part = counts[begin:end]
-        index = np.repeat(np.arange(begin, end, dtype=np.int32), part)
-        within = np.arange(part.sum()) - np.repeat(stops[begin:end] - part - done, part)
-        yield index, order[np.repeat(first[begin:end], part) + within]
+        start = first[begin:end] - (stops[begin:end] - part - done)  # minus the pairs before
+        yield np.repeat(rows[begin:end], part), order[np.repeat(start, part) + np.arange(part.sum())]
         begin = end
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pc3dcli.metrics.nuscenes_boxes import CLASSES, DISTANCES, Boxes, match, scoring_order
+from pc3dcli.metrics.nuscenes_boxes import CLASSES, DISTANCES, Boxes, match
 
 ERRORS = ("ate", "ase", "aoe", "ave", "aae")  # translation, scale, orientation, velocity, attribute
 AT_2M = DISTANCES.index(2.0)  # the errors are of the matches at 2 m
@@ -65,8 +65,7 @@ class Scores:
 
 
 def matched(truth: Boxes, predicted: Boxes) -> Matched:
-    """Match predictions, given in the order of their file, to annotations, and measure the errors of the matches."""
-    predicted = predicted.take(scoring_order(predicted.score))
+    """Match predictions, given in scoring order, to annotations, and measure the errors of the matches."""
     partner = match(truth, predicted)
     errors = np.full((len(ERRORS), len(predicted)), np.nan)
     rows = np.flatnonzero(partner[AT_2M] >= 0)

@@ -43,6 +43,7 @@ class WorldConfig:
     copies: int = 3  # boxes around each annotation, at most
     nan_velocity: float = 0.1  # share
     noise: float = 0.7  # metres
+    turned_faces: bool = True  # boxes on the faces of turned racks too, where rounding decides
 
 
 def name_of(category):
@@ -187,7 +188,12 @@ class World:
             if racks and rng.random() < 0.5:  # in the rack, on a face of it, or just outside
                 rack = racks[int(rng.integers(len(racks)))]
                 name = str(rng.choice(["bicycle", "motorcycle"]))
-                offset = rng.choice([0, 0.5, -0.5, 0.25], 3) * [rack["size"][1], rack["size"][0], rack["size"][2]]
+                is_exact = config.turned_faces or rack["rotation"] == [1.0, 0.0, 0.0, 0.0]
+                offset = rng.choice([0, 0.5, -0.5, 0.25] if is_exact else [0, 0.25], 3) * [
+                    rack["size"][1],
+                    rack["size"][0],
+                    rack["size"][2],
+                ]
                 center = rack["translation"] + offset
             item = {"translation": list(center), "size": [1.0, 2.0, 1.5], "rotation": self.rotation(rng.normal())}
             boxes.append(self.box(token, name, item, 0.0))

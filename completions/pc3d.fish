@@ -97,6 +97,7 @@ complete -c pc3d -n '__fish_seen_subcommand_from eval' -l loose -d 'KITTI: the l
 complete -c pc3d -n '__fish_seen_subcommand_from eval' -l train -r -d 'svm: features and labels to train on.'
 complete -c pc3d -n '__fish_seen_subcommand_from eval' -l pooling -x -a 'max mean max+mean max;mean' -d 'svm: max, mean, max+mean or max;mean over tokens.'
 complete -c pc3d -n '__fish_seen_subcommand_from eval' -l svm-c -x -d 'svm: weight of the loss.'
+complete -c pc3d -n '__fish_seen_subcommand_from eval' -l compare -d 'PREDICTIONS are result.json files or reports: put them side by side.'
 complete -c pc3d -n '__fish_seen_subcommand_from eval' -l bootstrap -x -d 'Add 95 % intervals over N resamples; wants 10 scenes.'
 complete -c pc3d -n '__fish_seen_subcommand_from eval' -l seed -x -d 'Seed of everything random.'
 complete -c pc3d -n '__fish_seen_subcommand_from eval' -l allow-truncated -d 'Accept a stream without its "end".'

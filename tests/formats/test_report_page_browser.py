@@ -141,8 +141,9 @@ def test_curves_are_drawn_and_switched(page):
 
 def test_a_curve_is_named_under_the_pointer(page):
     path = next(path for path in find(page, "#plots path.curve") if "c0" in path.get_attribute("class"))
-    script = """const svg = arguments[0].ownerSVGElement, end = arguments[0].getPointAtLength(arguments[0].getTotalLength());
-      arguments[0].scrollIntoView({block: 'center'});
+    script = """const [path] = arguments, svg = path.ownerSVGElement;
+      const end = path.getPointAtLength(path.getTotalLength());
+      path.scrollIntoView({block: 'center'});
       const at = new DOMPoint(end.x + 3, end.y).matrixTransform(svg.getScreenCTM());
       svg.dispatchEvent(new PointerEvent('pointermove', {clientX: at.x, clientY: at.y}));
       return document.getElementById('tip').textContent;"""
@@ -168,7 +169,7 @@ def test_confusion_says_counts_and_shares(page):
 def test_scenes_open_with_the_worst(page):
     assert len(find(page, "#scene-table tbody tr")) == 20
     assert column(page, "scene-table", 1)[:2] == ["scene0", "scene13"]
-    assert len(find(page, "#histogram rect")) == 20 and "median 0.3750" in find(page, "#histogram svg")[0].text
+    assert len(find(page, "#histogram rect")) == 20 and "median 0.3500" in find(page, "#histogram svg")[0].text
     page.execute_script("document.querySelector('#scene-table caption button').click()")
     assert len(find(page, "#scene-table tbody tr")) == SCENES and column(page, "scene-table", 1)[-1] == "scene7"
     sort(page, "scene-table", 1)

@@ -20,7 +20,7 @@ from typing import Any
 
 import typer
 
-from pc3dcli.main import app
+from pc3dcli.main import application
 
 ROOT = Path(__file__).resolve().parents[1]
 _REFERENCE = re.compile(r"(?:,? |^)(?:of )?(?:spec(?: section)?|section) \d[\d.]*(?:'s)?|, issue text")
@@ -40,8 +40,9 @@ class Option:
 
 def commands() -> dict[str, list[Option]]:
     """Return the options of each command, in the order of its signature."""
-    group = typer.main.get_command(app)
-    hints = {i.name: typing.get_type_hints(i.callback) for i in app.registered_commands}
+    program = application()
+    group = typer.main.get_command(program)
+    hints = {i.name: typing.get_type_hints(i.callback) for i in program.registered_commands}
     return {
         name: [_option(param, hints[name].get(param.name)) for param in command.params if param.opts[0][0] == "-"]
         for name, command in group.commands.items()
@@ -255,14 +256,19 @@ def generated() -> dict[Path, str]:
         ROOT / "completions/_pc3d": zsh_completion(all_commands),
         ROOT / "completions/pc3d.fish": fish_completion(all_commands),
     }
-    for info in app.registered_commands:
+    for info in application().registered_commands:
         path = ROOT / f"man/man1/pc3d-{info.name}.1"
         module = sys.modules[info.callback.__module__]
         configs = module.configs() if hasattr(module, "configs") else []
         parts = {"OPTIONS": man_options(all_commands[info.name], configs)}
         if hasattr(module, "task_module"):
             import importlib.util as iu
-            tasks = {name: module.task_module(name) for name in typing.get_args(module.Task) if iu.find_spec(f"pc3dcli.commands.eval_{name}")}
+
+            tasks = {
+                name: module.task_module(name)
+                for name in typing.get_args(module.Task)
+                if iu.find_spec(f"pc3dcli.commands.eval_{name}")
+            }
             tasks = {n: m for n, m in tasks.items() if hasattr(m, "MANUAL")}
             parts["TASKS"] = man_tasks(tasks)
         if configs:

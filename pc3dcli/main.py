@@ -5,18 +5,17 @@ from __future__ import annotations
 
 import difflib
 import errno
+import importlib
 import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, NoReturn
 
 import typer
 
 from pc3dcli import __version__
-from pc3dcli.commands import demo, lift3d, track2d, view
-from pc3dcli.commands import eval as eval_command
 from pc3dcli.commands.options import Command
 from pc3dcli.errors import Pc3dError, UsageError
 
@@ -44,19 +43,8 @@ _LIBRARY_WORDS = {
     "Input should be": "expected",
 }
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "PC3D"},
-    epilog="Manual: man pc3d",
-)
-app.command("track2d", cls=Command, epilog="Manual: man pc3d-track2d")(track2d.track2d)
-app.command("lift3d", cls=Command, epilog="Manual: man pc3d-lift3d")(lift3d.lift3d)
-app.command("demo", cls=Command, epilog="Manual: man pc3d-demo")(demo.demo)
-app.command("eval", cls=Command, epilog="Manual: man pc3d-eval")(eval_command.evaluate)
-app.command("view", cls=Command, epilog="Manual: man pc3d-view")(view.view)
+# name -> its function in the module of that name
+COMMANDS = {"track2d": "track2d", "lift3d": "lift3d", "demo": "demo", "eval": "evaluate", "view": "view"}
 
 
 def _print_version(is_asked: bool) -> None:
@@ -84,7 +72,6 @@ def _show_versions(is_asked: bool) -> None:
     raise typer.Exit
 
 
-@app.callback()
 def pc3d(
     version: Annotated[
         bool,
@@ -110,6 +97,23 @@ def pc3d(
       pc3d demo
       pc3d track2d scans/ | pc3d lift3d --out labels/
     """
+
+
+def application(names: Iterable[str] = COMMANDS) -> typer.Typer:
+    """Return the program with some of its commands; only their modules are imported."""
+    program = typer.Typer(
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "PC3D"},
+        epilog="Manual: man pc3d",
+    )
+    program.callback()(pc3d)
+    for name in names:
+        module = importlib.import_module(f"pc3dcli.commands.{name}")
+        program.command(name, cls=Command, epilog=f"Manual: man pc3d-{name}")(getattr(module, COMMANDS[name]))
+    return program
 
 
 class _Terminated(BaseException):
@@ -144,7 +148,7 @@ def _occupy_closed_streams() -> None:
 
 def _run(arguments: list[str]) -> int:
     name = next((a for a in arguments if not a.startswith("-")), "")
-    label = f"pc3d {name}" if name in {c.name for c in app.registered_commands} else "pc3d"
+    label = f"pc3d {name}" if name in COMMANDS else "pc3d"
     try:
         code = _invoke(arguments)
         sys.stdout.flush()
@@ -165,7 +169,8 @@ def _run(arguments: list[str]) -> int:
 
 def _invoke(arguments: list[str]) -> int:
     """Run the command; its own `main` is not used, because it answers broken pipes and Ctrl-C in other ways."""
-    command = typer.main.get_command(app)
+    first = arguments[0] if arguments else ""  # after an option such as --help all commands are listed
+    command = typer.main.get_command(application([first] if first in COMMANDS else COMMANDS))
     try:
         with command.make_context("pc3d", arguments) as ctx:
             command.invoke(ctx)

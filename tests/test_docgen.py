@@ -11,10 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from pc3dcli import docgen
-from pc3dcli.main import app
+from pc3dcli.main import COMMANDS, application
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = [info.name for info in app.registered_commands]
 PAGES = sorted(path.relative_to(ROOT / "man") for path in (ROOT / "man").rglob("*.[1-9]"))
 SECTIONS = ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXAMPLES", "EXIT STATUS", "FILES", "DEPARTURES", "SEE ALSO"]
 
@@ -32,7 +31,7 @@ def run(*command: str, text: str | None = None) -> str:
 def help_options(name: str) -> set[str]:
     """Return the names of all options that `pc3d NAME --help` shows."""
     result = CliRunner().invoke(
-        app, [name, "--help"], prog_name="pc3d", env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"}
+        application(), [name, "--help"], prog_name="pc3d", env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"}
     )
     assert result.exit_code == 0
     heads = re.findall(r"(?m)^  (-.*?)(?:  |$)", result.stdout)

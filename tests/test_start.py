@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pc3dcli.main import app
+from pc3dcli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {"torch", "numpy", "rich", "cv2", "scipy", "sklearn", "pycocotools", "safetensors", "PIL"}
-COMMANDS = [info.name for info in app.registered_commands]
 
 
 def imported_by(*arguments: str) -> tuple[set[str], subprocess.CompletedProcess]:
@@ -57,3 +56,14 @@ def test_help_fits_a_screen_before_advanced(name):
     assert "Examples:" in before
     assert f"Manual: man pc3d-{name}" in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_eval_loads_nothing_of_the_other_commands(tmp_path):
+    (tmp_path / "gt").mkdir()
+    (tmp_path / "pred" / "masks").mkdir(parents=True)
+    (tmp_path / "gt" / "a.txt").write_text("3001\n" * 120)
+    (tmp_path / "pred" / "a.txt").write_text("masks/0.txt 3 0.5\n")
+    (tmp_path / "pred" / "masks" / "0.txt").write_text("1\n" * 120)
+    names, result = imported_by("-m", "pc3dcli", "eval", str(tmp_path / "pred"), "--gt", str(tmp_path / "gt"))
+    assert result.returncode == 0, result.stderr
+    assert names & (HEAVY - {"numpy"} | {"multiprocessing", "concurrent"}) == set()

@@ -12,8 +12,10 @@ import stat
 import sys
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from pc3dcli.stream.pipeline import Summary
+if TYPE_CHECKING:
+    from pc3dcli.stream.pipeline import Summary
 
 PLAIN_INTERVAL_S = 30.0
 MAX_NAMED = 10  # failed scenes that the summary names

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from pc3dcli.commands import settings
 from pc3dcli.errors import FormatError, InputError, UsageError
-from pc3dcli.main import app
+from pc3dcli.main import application
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Context:
 
 
 def invoke(*arguments, env=None):
-    return CliRunner().invoke(app, list(map(str, arguments)), prog_name="pc3d", env=env)
+    return CliRunner().invoke(application(), list(map(str, arguments)), prog_name="pc3d", env=env)
 
 
 def printed(*arguments, env=None) -> dict[str, str]:

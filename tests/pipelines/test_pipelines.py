@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pc3dcli.errors import FormatError
-from pc3dcli.main import app
+from pc3dcli.main import application
 
 SCENES = ["a", "b", "c"]
 
@@ -174,7 +174,7 @@ def test_every_truncation_is_valid_or_reported(tracks):
     )
     runner = CliRunner()
     for cut in cuts:
-        result = runner.invoke(app, ["lift3d", "--quiet"], input=data[:cut])
+        result = runner.invoke(application(), ["lift3d", "--quiet"], input=data[:cut])
         if cut >= len(data) - 1:
             assert result.exit_code == 0
             continue

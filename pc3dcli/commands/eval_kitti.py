@@ -38,6 +38,9 @@ Preset kitti is the official C++ program. Preset kitti-py is what its ports to P
 the copies in detection toolboxes): they ignore objects exactly 25 or 40 pixels high. All else is equal, so that one of
 the two presets fits every published table; a table of an unnamed script most often is of a port.
 
+Overlaps are exact to a few 1e-16. The program's geometry library is off by up to 3e-7 and most ports compute in single
+precision, so that boxes whose overlap is the threshold itself may fall to either side there.
+
 Odd rules that are kept. A detection lower than the minimum height is ignored whatever its type: it can be taken by an
 object, which then is neither found nor missed. DontCare regions excuse false positives of bbox alone, since they have
 no place in space; preset kitti, as the program, applies them wherever they have one. With fewer than 40 objects, or

@@ -163,16 +163,17 @@ class JsonWindow:
         if self._is_done:
             return False
         line = self.line
-        rest = self._text[self._position :]
         try:
-            data = self._file.read(max(CHUNK, len(rest)))
-            self._is_done = not data
-            self._text = rest + self._decode(data, final=not data)
+            data = self._file.read(max(CHUNK, len(self._text) - self._position))
+            more = self._decode(data, final=not data)
         except UnicodeDecodeError:
             raise FormatError("not UTF-8 text, expected JSON", file=self.path, line=line) from None
         except OSError as error:
             raise InputError(f"cannot read it: {error.strerror}", file=self.path) from None
-        self._position, self._counted = 0, 0
+        self._is_done = not data
+        if data:  # else places in the window stay what they are
+            self._text = self._text[self._position :] + more
+            self._position, self._counted = 0, 0
         return bool(data)
 
 

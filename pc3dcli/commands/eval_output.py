@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pc3dcli.commands.evaluation import Evaluation, Table, shown
 from pc3dcli.errors import InputError, UsageError
+from pc3dcli.formats.report_page import class_groups, mean_names
 from pc3dcli.formats.result_json import result_text
 from pc3dcli.stream.writer import atomic_file
 
@@ -143,22 +144,19 @@ def print_records(records: list[dict], scenes: int) -> None:
 def csv_text(result: dict) -> str:
     """Return one line a class, a group and the means; empty where a value is undefined."""
     metrics, per_class = result["metrics"], result["per_class"]
-    rows = list(per_class.values())
-    names = [name for name in rows[0] if name != "gt"] if rows else list(metrics)
-    has_count = bool(rows) and "gt" in rows[0]
-    groups = (
-        {metric[: -len(f"_{names[0]}")] for metric in metrics if metric.endswith(f"_{names[0]}")} if rows else set()
-    )
+    means = mean_names(result) if per_class else {name: name for name in metrics}
+    names = [name for name in means if name != "gt"]
+    has_count = "gt" in means
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["class", *names, *(["gt"] if has_count else [])])
     for label, row in per_class.items():
-        writer.writerow([label, *(_field(row.get(name)) for name in names), *([row["gt"]] if has_count else [])])
-    for group in sorted(groups):
-        values = [_field(metrics.get(f"{group}_{name}")) for name in names]
+        writer.writerow([label, *(_field(row.get(name)) for name in names), *([row.get("gt")] if has_count else [])])
+    for group in sorted(class_groups(result)):
+        values = [_field(metrics.get(f"{group}_{means[name]}")) for name in names]
         writer.writerow([f"({group})", *values, *([""] if has_count else [])])
-    means = [_field(metrics.get(name)) for name in names]
-    writer.writerow(["(mean)", *means, *([result["counts"]["gt"]] if has_count else [])])
+    values = [_field(metrics.get(means[name])) for name in names]
+    writer.writerow(["(mean)", *values, *([result["counts"]["gt"]] if has_count else [])])
     return text.getvalue()
 
 

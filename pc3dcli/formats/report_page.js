@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The page of `pc3d eval --report`: numbers, sortable tables, options and warnings; report_plots.js draws.
+// The page of `pc3d eval --report`: numbers, sortable tables, options and warnings; the other scripts draw.
 "use strict";
 
 const FIRST_ROWS = 20; // of long tables, until all are asked for
@@ -18,12 +18,6 @@ function make(kind, content = "", className = "") { // names are put in as text,
   return node;
 }
 
-function shown(value) { // as the text output
-  if (value === null || value === undefined) return "-";
-  if (typeof value !== "number") return String(value);
-  return Number.isInteger(value) && Math.abs(value) > 1 ? grouped(value) : value.toFixed(4);
-}
-
 function grouped(count) {
   return String(count).replace(/\B(?=(\d{3})+$)/g, ",");
 }
@@ -37,13 +31,12 @@ function plural(count, word) {
 class SortedTable {
   // numNames    leading columns that hold names; the first always does
   // limit       rows shown until all are asked for
-  // scale       bars behind values in [0, 1]
-  constructor(place, { heads, rows, foot = [], numNames = 1, sort = null, limit = Infinity, scale = true }) {
+  // counts      which columns after the names are whole numbers; the others have a bar behind them if `hasBars`
+  constructor(place, { heads, rows, counts, foot = [], numNames = 1, sort = null, limit = Infinity, hasBars = true }) {
     Object.assign(this, { place, heads, rows, numNames, sort, limit });
-    this.counts = heads.map((_, k) => k >= numNames && rows.every((row) => row[k] == null || Number.isInteger(row[k]))
-      && (heads[k] === "gt" || rows.some((row) => row[k] > 1)));
+    this.counts = [...new Array(numNames).fill(false), ...counts];
     this.reach = heads.map((_, k) => rows.reduce((most, row) => typeof row[k] === "number" ? Math.max(most, row[k]) : most, 1));
-    this.bars = heads.map((_, k) => scale && k >= numNames && !this.counts[k]);
+    this.bars = heads.map((_, k) => hasBars && k >= numNames && !this.counts[k]);
     this.query = "";
     this.table = make("table");
     this.head = this.table.createTHead().insertRow();
@@ -83,7 +76,7 @@ class SortedTable {
     const { column, ascending } = this.sort, sign = ascending ? 1 : -1;
     return found.sort((a, b) => {
       const [x, y] = [a[column], b[column]];
-      if (x == null || y == null) return (x == null) - (y == null);
+      if (x === null || y === null) return (x === null) - (y === null);
       return sign * (typeof x === "number" ? x - y : compareNames(x, y));
     });
   }
@@ -112,9 +105,9 @@ class SortedTable {
       cell.title = value;
       return cell;
     }
-    const isCount = this.counts[k] && typeof value === "number";
-    const cell = make("td", isCount ? grouped(value) : k && value === null && !hasBars ? "" : shown(value));
-    if (value == null) cell.className = "none";
+    const text = value === null ? (hasBars ? "-" : "") : this.counts[k] ? grouped(value) : value.toFixed(4);
+    const cell = make("td", text);
+    if (value === null) cell.className = "none";
     else if (hasBars && this.bars[k] && value > 0) {
       cell.className = "bar";
       cell.style.setProperty("--share", (value / this.reach[k]).toFixed(4));
@@ -171,15 +164,15 @@ function fillTiles({ metrics, headline, means }) {
   const tiles = headline.slice(0, TILES).map((k) => metrics[k]);
   for (const [name, value, low, high] of tiles) {
     const tile = make("div");
-    tile.append(make("dt", name), make("dd", shown(value)));
-    if (low !== undefined) tile.append(make("dd", `95 %: ${shown(low)} to ${shown(high)}`));
+    tile.append(make("dt", name), make("dd", value));
+    if (low !== undefined) tile.append(make("dd", `95 %: ${low} to ${high}`));
     element("tiles").append(tile);
   }
   element("more").hidden = metrics.length === tiles.length;
   const rest = metrics.filter((metric) => !tiles.includes(metric));
   element("more").open = means.length < 2 && rest.length <= 4 * TILES; // means of groups stand under the classes as well
   element("more").querySelector("summary").textContent = plural(rest.length, "more number");
-  element("numbers").append(...pairsOf(rest.map(([name, value]) => [name, shown(value)])));
+  element("numbers").append(...pairsOf(rest));
 }
 
 function pairsOf(entries) {
@@ -211,20 +204,20 @@ function fillClasses({ classes, means, counts }) {
   element("classes").hidden = !classes.rows.length;
   if (!classes.rows.length) return;
   const undefinedCount = Object.fromEntries(counts)["undefined classes"];
-  const note = [plural(classes.rows.length, classes.rows.length === 1 ? "class" : "classe")];
+  const note = [`${grouped(classes.rows.length)} ${classes.rows.length === 1 ? "class" : "classes"}`];
   if (undefinedCount) note.push(`${grouped(undefinedCount)} undefined`);
   element("classes-note").textContent = note.join(", ");
-  const table = new SortedTable(element("class-table"), { heads: ["class", ...classes.columns], rows: classes.rows, foot: means });
+  const table = new SortedTable(element("class-table"), { heads: ["class", ...classes.columns], rows: classes.rows, counts: classes.counts, foot: means });
   table.filterWith(element("class-filter"));
 }
 
 function fillBreakdowns(breakdowns) {
   element("breakdowns").hidden = !breakdowns.length;
-  for (const [title, { columns, rows }] of breakdowns) {
+  for (const [title, { columns, counts, rows }] of breakdowns) {
     const part = make("div"), place = make("div", "", "table");
     part.append(make("h3", title), place);
     element("breakdown-tables").append(part);
-    new SortedTable(place, { heads: ["", ...columns], rows });
+    new SortedTable(place, { heads: ["", ...columns], rows, counts });
   }
 }
 
@@ -239,7 +232,7 @@ function fillScenes({ scenes, sceneColumn }) {
   element("scenes-note").textContent = note.join(", ");
   if (values.length >= FILTER_FROM) element("histogram").append(histogram(values, name));
   const table = new SortedTable(element("scene-table"), {
-    heads: ["scene", ...scenes.columns], rows: scenes.rows, sort: { column, ascending: true }, limit: FIRST_ROWS,
+    heads: ["scene", ...scenes.columns], rows: scenes.rows, counts: scenes.counts, sort: { column, ascending: true }, limit: FIRST_ROWS,
   });
   table.filterWith(element("scene-filter"));
 }

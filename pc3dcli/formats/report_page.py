@@ -20,11 +20,29 @@ from pc3dcli.formats.html_page import filled, packaged, policy_hash, safe_json
 
 CURVE_BINS = 256  # along x: each keeps its first, lowest, highest and last point, about what a screen can show; ours
 NUM_COLORS = 8  # curves in colour when the page opens, as many as the style has colours; ours
-_SCRIPTS = ("report_plots.js", "report_page.js")
+_SCRIPTS = ("report_plots.js", "report_matrix.js", "report_page.js")
 # what `.upper()` would get wrong; names that are not listed are shown as they are in result.json
 _CASED = {"miou": "mIoU", "iou": "IoU", "map": "mAP", "macc": "mAcc", "jf": "J&F", "j": "J", "f": "F"}
 _CASED |= {name: f"m{name[1:].upper()}" for name in ("mate", "mase", "maoe", "mave", "maae")}
-_ACRONYMS = {"ap", "rc", "nds", "oa", "aos", "idf", "pq", "sq", "rq", "ate", "ase", "aoe", "ave", "aae", "spnds"}
+_ACRONYMS = {
+    "ap",
+    "rc",
+    "nds",
+    "oa",
+    "aos",
+    "bev",
+    "idf",
+    "r",
+    "pq",
+    "sq",
+    "rq",
+    "ate",
+    "ase",
+    "aoe",
+    "ave",
+    "aae",
+    "spnds",
+}
 _WORD = re.compile(r"([a-z]+)(\d*)")
 
 
@@ -80,7 +98,9 @@ def _page_data(report: Report) -> dict:
         "version": result["tool_version"],
         "numScenes": num_scenes,
         "numScored": num_scenes if report.num_scored is None else report.num_scored,
-        "metrics": [[shown_name(name), value, *intervals.get(name, ())] for name, value in metrics.items()],
+        "metrics": [
+            [shown_name(name), *map(_shown, (value, *intervals.get(name, ())))] for name, value in metrics.items()
+        ],
         "headline": _headline(result),
         "options": [[name, _option_text(value)] for name, value in sorted(result["options"].items())],
         "counts": [[name.replace("_", " "), value] for name, value in sorted(result["counts"].items())],
@@ -107,7 +127,7 @@ def shown_name(name: str) -> str:
 def _shown_word(word: str) -> str:
     match = _WORD.fullmatch(word)
     if match is None:
-        return word
+        return "3D" if word == "3d" else word
     letters, digits = match.groups()
     return (letters.upper() if letters in _ACRONYMS else _CASED.get(letters, letters)) + digits
 
@@ -125,7 +145,18 @@ def columns_of(rows: Iterable[dict]) -> list[str]:
 def _table(rows: dict[str, dict]) -> dict:
     columns = columns_of(rows.values())
     cells = [[name, *(_rounded(row.get(column)) for column in columns)] for name, row in rows.items()]
-    return {"columns": [shown_name(column) for column in columns], "rows": cells}
+    kinds = [{type(value) for value in values} - {type(None)} for values in list(zip(*cells, strict=True))[1:]]
+    # JSON in a browser does not tell 1 from 1.0
+    return {
+        "columns": [shown_name(column) for column in columns],
+        "counts": [kind == {int} for kind in kinds],
+        "rows": cells,
+    }
+
+
+def _shown(value: float | int | None) -> str:
+    """Return a number as the tables of the text output show it."""
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
 def _rounded(value: float | int | None) -> float | int | None:

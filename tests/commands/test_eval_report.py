@@ -49,7 +49,7 @@ def test_the_page_holds_what_result_json_says(world, run):
     assert evaluate(run, "--report", "out/deep").code == 0
     assert listing(world / "out" / "deep") == FILES
     result, data = json.loads((world / "out/deep/result.json").read_text()), data_of(world / "out/deep")
-    assert dict(data["metrics"]) == {name.upper(): value for name, value in result["metrics"].items()}
+    assert dict(data["metrics"]) == {name.upper(): f"{value:.4f}" for name, value in result["metrics"].items()}
     assert {row[0] for row in data["classes"]["rows"]} == result["per_class"].keys()
     assert [row[0] for row in data["scenes"]["rows"]] == ["a", "b"] == sorted(result["per_scene"])
     assert data["rule"] == "the 18 instance classes of ScanNet" and "100 vertices" in data["footnote"]

@@ -57,9 +57,17 @@ def test_same_result_same_bytes():
 
 def test_undefined_is_null_and_nan_is_refused():
     data = data_of(build_report(Report(result_of())))
-    assert data["classes"]["rows"][1][1:] == [None, 0] and data["metrics"][1] == ["mAcc", None]
+    assert data["classes"]["rows"][1][1:] == [None, 0] and data["metrics"][1] == ["mAcc", "-"]
     with pytest.raises(ValueError, match="JSON"):
         build_report(Report(result_of(metrics={"miou": float("nan")})))
+
+
+def test_counts_are_told_from_numbers_that_happen_to_be_whole():
+    rows = {"a": {"ap": 1.0, "id_switches": 1, "gt": 1}, "b": {"ap": 0.0, "id_switches": None, "gt": 2}}
+    metrics = {"miou": 1.0, "id_switches": 1234, "macc": None}
+    data = data_of(build_report(Report(result_of(per_class=rows, metrics=metrics))))
+    assert data["classes"]["counts"] == [False, True, True]
+    assert data["metrics"] == [["mIoU", "1.0000"], ["id switches", "1,234"], ["mAcc", "-"]]
 
 
 def test_means_stand_under_their_column_and_groups_of_classes_above():
@@ -145,6 +153,7 @@ def test_short_curves_stay_as_they_are():
         ("mate", "mATE"),
         ("jf", "J&F"),
         ("idf1", "IDF1"),
+        ("3d_r40_moderate", "3D R40 moderate"),
     ],
 )
 def test_names_for_people(name, text):

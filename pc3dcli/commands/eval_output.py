@@ -19,7 +19,7 @@ from pc3dcli.commands.evaluation import Evaluation, Table, shown
 from pc3dcli.errors import InputError, UsageError
 from pc3dcli.formats.report_page import class_groups, mean_names
 from pc3dcli.formats.result_json import result_text
-from pc3dcli.stream.writer import atomic_file
+from pc3dcli.stream.writer import atomic_file, remove_stale_temporaries
 
 _IOU = {"50": 0.5, "25": 0.25}
 
@@ -183,6 +183,8 @@ def write_report(folder: Path, evaluation: Evaluation, rule: str) -> None:
     result = evaluation.result
     page = build_report(Report(result, rule, evaluation.footnote, evaluation.num_scored, evaluation.curves))
     texts = {"report.html": page, "result.json": result_text(result), "result.csv": csv_text(result)}
+    remove_stale_temporaries(folder, ".report.html.*.tmp")
+    remove_stale_temporaries(folder, ".result.*.tmp")
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         with ExitStack() as stack:  # left in reverse: the page takes its name last

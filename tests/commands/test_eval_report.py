@@ -169,6 +169,14 @@ def test_a_limit_on_file_size_leaves_nothing(world):
     assert done.returncode == 1 and "out/report.html" in done.stderr and not (world / "out").exists()
 
 
+def test_what_a_killed_run_left_is_removed(world, run):
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    (world / "out").mkdir()
+    for name in FILES:
+        (world / "out" / f".{name}.{int(dead.stdout)}.tmp").write_text("half")
+    assert evaluate(run, "--report", "out").code == 0 and listing(world / "out") == FILES
+
+
 def test_other_files_of_the_folder_stay(world, run):
     (world / "out").mkdir()
     (world / "out" / "notes.txt").write_text("mine")

@@ -3,7 +3,7 @@ import hashlib
 
 import pytest
 
-from pc3dcli.formats.result_json import digest, file_sha256, result_text
+from pc3dcli.formats.result_json import SCHEMA, digest, file_sha256, read_result, result_text
 
 
 def test_text_is_sorted_exact_and_strict():
@@ -20,3 +20,16 @@ def test_digest_does_not_depend_on_order_but_on_names_and_bytes(tmp_path):
     entry, other = ("sub/f.txt", sha256), ("a.txt", sha256)
     assert digest([entry, other]) == digest([other, entry]) != digest([entry])
     assert digest([]).startswith("sha256:")
+
+
+def test_a_written_result_reads_back(tmp_path):
+    result = {
+        "schema": SCHEMA,
+        **dict.fromkeys(("task", "preset", "tool_version"), "x"),
+        **{name: {} for name in ("options", "counts", "metrics")},
+        "inputs": {"scenes": 1},
+        "per_class": {"ch\u00e4ir": {"ap": 0.1 + 0.2, "gt": None}},
+        "warnings": [],
+    }
+    (tmp_path / "result.json").write_text(result_text(result), encoding="utf-8")
+    assert read_result(tmp_path) == result == read_result(tmp_path / "result.json")

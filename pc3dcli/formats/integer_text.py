@@ -16,6 +16,7 @@ from pc3dcli.errors import FormatError
 
 _INTEGER = re.compile(rb"[+-]?[0-9]+(\.0*)?")
 _MAX_DIGITS = 18  # 10 ** 18 still fits int64
+_GLANCE = 1 << 11  # lines
 _BLOCK = 1 << 17  # bytes parsed at once: what is made of them stays in the cache
 _LINE_END = ord("\n")
 
@@ -27,9 +28,14 @@ def parse_integers(data: bytes, file: str | PathLike[str]) -> np.ndarray:
     file    its name, for messages
     raises  FormatError naming the first line that is not an integer
     """
+    return parse_labels(data, file).astype(np.int64, copy=False)
+
+
+def parse_labels(data: bytes, file: str | PathLike[str]) -> np.ndarray:
+    """Parse one integer per line as `parse_integers` does, to (N,) of the integer type that needs the least memory."""
     digits = _single_digits(data)
     if digits is not None:
-        return digits.astype(np.int64)
+        return digits
     data = _plain_lines(data)
     values = _vectorised(data)
     return _line_by_line(data, file) if values is None else values
@@ -81,31 +87,36 @@ def _single_digits(data: bytes) -> np.ndarray | None:
         data += b"\n"  # the final newline may be missing
     if not data:
         return None
-    digits = np.frombuffer(data, "<u2") - np.uint16(0x0A30)  # "0\n" read as one little-endian number
-    return digits if digits.max() <= 9 else None
+    pairs = np.frombuffer(data, "<u2")
+    for part in (pairs[:_GLANCE], pairs):  # most files of other numbers are found out by their first lines
+        digits = part - np.uint16(0x0A30)  # "0\n" read as one little-endian number
+        if digits.max() > 9:
+            return None
+    return digits
 
 
 def _plain_lines(data: bytes) -> bytes:
     """Return the same lines with LF ends and without the empty ones at the end; every line ends in LF."""
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n")
+    if data.endswith(b"\n") and data[-2:-1] not in (b"", b"\n"):
+        return data  # without a copy
     data = data.rstrip(b"\n")
     return data + b"\n" if data else b""
 
 
 def _vectorised(data: bytes) -> np.ndarray | None:
     """Parse lines of an optional sign and digits, or return None when one is anything else or too long."""
-    values = np.empty(data.count(b"\n"), np.int64)
     characters = np.frombuffer(data, np.uint8)
-    start = done = 0
+    blocks, start = [np.zeros(0, np.uint16)], 0
     while start < len(data):
         stop = data.rfind(b"\n", start, start + _BLOCK) + 1
         block = _block_values(characters[start:stop]) if stop > start else None
         if block is None:
             return None
-        values[done : done + block.size] = block
-        start, done = stop, done + block.size
-    return values
+        blocks.append(block)
+        start = stop
+    return np.concatenate(blocks)
 
 
 def _block_values(characters: np.ndarray) -> np.ndarray | None:
@@ -118,7 +129,8 @@ def _block_values(characters: np.ndarray) -> np.ndarray | None:
         if signs is None:
             return None
         ends = ends[characters[ends] == _LINE_END]
-    length = np.diff(ends, prepend=-1) - 1
+    length = ends.copy()
+    length[1:] -= ends[:-1] + 1
     if signs is not None:
         length[signs[0]] -= 1
     shortest, longest = length.min(), length.max()

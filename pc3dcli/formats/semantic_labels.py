@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pc3dcli.errors import FormatError, InputError
-from pc3dcli.formats.integer_text import parse_integers, parse_table
+from pc3dcli.formats.integer_text import parse_labels, parse_table
 from pc3dcli.formats.scannet_instances import find_truth
 
 NO_LABEL = -100
@@ -68,7 +68,7 @@ def read_labels(path: Path) -> np.ndarray:
         if labels is None or labels.dtype.kind not in "iu":
             raise FormatError("vertices have no integer property label", file=path)
         return labels
-    return parse_integers(_read(path), path)
+    return parse_labels(_read(path), path)
 
 
 def read_label_table(path: Path) -> np.ndarray:

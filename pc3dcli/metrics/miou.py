@@ -24,7 +24,9 @@ def class_indices(labels: np.ndarray, table: np.ndarray) -> np.ndarray:
 
     table  of `label_table`; ids that it does not reach, negative ones too, are in no class
     """
-    return table[np.minimum(labels.astype(np.uint64), np.uint64(len(table) - 1)).view(np.int64)]
+    if labels.dtype.kind != "u":
+        labels = labels.astype(np.uint64)  # negative ones become large
+    return table.take(np.minimum(labels, labels.dtype.type(min(len(table) - 1, np.iinfo(labels.dtype).max))))
 
 
 def confusion(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:

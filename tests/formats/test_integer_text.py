@@ -3,13 +3,14 @@ import numpy as np
 import pytest
 
 from pc3dcli.errors import FormatError
-from pc3dcli.formats.integer_text import parse_flags, parse_integer, parse_integers, parse_table
+from pc3dcli.formats.integer_text import parse_flags, parse_integer, parse_integers, parse_labels, parse_table
 
 
 @pytest.mark.parametrize(
     ("text", "values"),
     [
         (b"", []),
+        (b"\n", []),
         (b"\n\n", []),
         (b"0\n1\n9\n", [0, 1, 9]),
         (b"0\n1", [0, 1]),  # no final newline
@@ -64,6 +65,13 @@ def test_readers_agree_on_random_numbers():
     text = "\n".join(map(str, values))
     assert parse_integers(text.encode(), "f").tolist() == values.tolist()
     assert parse_integers((text + "\n0.0").encode(), "f").tolist() == [*values.tolist(), 0]  # line by line
+
+
+def test_labels_take_little_memory():
+    for text, kind in ((b"3\n4\n", "u2"), (b"3\n1191\n", "u2"), (b"3\n40001\n", "i4"), (b"3\n-100\n", "i8")):
+        labels = parse_labels(text, "f")
+        assert labels.dtype == kind and np.array_equal(labels, parse_integers(text, "f"))
+        assert parse_integers(text, "f").dtype == np.int64
 
 
 @pytest.mark.parametrize("highest", [10, 100, 10_000, 10**9, 10**18])

@@ -262,14 +262,7 @@ def generated() -> dict[Path, str]:
         configs = module.configs() if hasattr(module, "configs") else []
         parts = {"OPTIONS": man_options(all_commands[info.name], configs)}
         if hasattr(module, "task_module"):
-            import importlib.util as iu
-
-            tasks = {
-                name: module.task_module(name)
-                for name in typing.get_args(module.Task)
-                if iu.find_spec(f"pc3dcli.commands.eval_{name}")
-            }
-            tasks = {n: m for n, m in tasks.items() if hasattr(m, "MANUAL")}
+            tasks = {name: module.task_module(name) for name in typing.get_args(module.Task)}
             parts["TASKS"] = man_tasks(tasks)
         if configs:
             parts["PARAMETERS"] = man_parameters(configs, all_commands[info.name])

@@ -96,10 +96,12 @@ def members_of(path):
     return found
 
 
-def test_members(tmp_path):
+@pytest.mark.parametrize("chunk", [1, 7, 8, 9, 1 << 18])
+def test_members(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(json_window, "CHUNK", chunk)
     path = tmp_path / "a.json"
-    path.write_text('{"a": [1], "b": {"c": 2}}')
-    assert members_of(path) == {"a": [1], "b": {"c": 2}}
+    path.write_text('{"a": [1], "b": {"c": 2}, "d": 12345}')
+    assert members_of(path) == {"a": [1], "b": {"c": 2}, "d": 12345}  # a number may be cut where it still is one
     path.write_text("{}")
     assert members_of(path) == {}
 

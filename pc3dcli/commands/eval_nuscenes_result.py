@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -197,7 +198,7 @@ def _percentiles(values: np.ndarray) -> list[float | None]:
     return [float(np.percentile(known, share)) for share in (2.5, 97.5)] if known.size else [None, None]
 
 
-def _warnings(scored: Scored, scores: Scores):
+def _warnings(scored: Scored, scores: Scores) -> Iterator[tuple[str, str, str]]:
     absent = [name for name, count in zip(CLASSES, scores.num_truth, strict=True) if count == 0]
     if absent and not scored.skips_absent:
         detail = f"no annotation of {', '.join(absent)}: AP 0 and errors 1 in the means"

@@ -10,7 +10,7 @@ The numbers are those of the packages motmetrics 1.4 and pycocotools 2.0; `consi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,6 +20,7 @@ MIN_IOU = 0.5  # of a pair that may match in a frame
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # IoU over the video
 MAX_TRACKS = 100  # of a video, those of the best scores; as COCO
 _RECALLS = np.linspace(0, 1, 101)
+_MAX_CELLS = 1 << 18  # of a table of all pairs of ids that is counted directly; ours, a fraction of an image
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,24 @@ class FrameOverlaps:
 
 def label_overlaps(truth: np.ndarray, predicted: np.ndarray) -> FrameOverlaps:
     """Compare two (H, W) label images of small non-negative ids, 0 for none."""
-    truth_ids, truth_row = _rows(truth)
-    track_ids, track_row = _rows(predicted)
-    num_columns = track_ids.size + 1
-    pairs = truth_row[truth] * num_columns + track_row[predicted]
-    table = np.bincount(pairs.reshape(-1), minlength=(truth_ids.size + 1) * num_columns).reshape(-1, num_columns)
-    return FrameOverlaps(truth_ids, track_ids, table[1:, 1:], table[1:].sum(axis=1), table[:, 1:].sum(axis=0))
+    if (int(truth.max(initial=0)) + 1) * (int(predicted.max(initial=0)) + 1) <= _MAX_CELLS:
+        return _pair_counts(truth, predicted)
+    truth_ids, row = _rows(truth)
+    track_ids, column = _rows(predicted)
+    return replace(_pair_counts(row[truth], column[predicted]), truth_ids=truth_ids, track_ids=track_ids)
+
+
+def _pair_counts(truth: np.ndarray, predicted: np.ndarray) -> FrameOverlaps:
+    """Count all pairs of ids of two (H, W) label images at once."""
+    num_truth, num_tracks = int(truth.max(initial=0)) + 1, int(predicted.max(initial=0)) + 1
+    pairs = np.multiply(truth, num_tracks, dtype=np.int64)  # the type that bincount counts without a copy
+    pairs += predicted
+    table = np.bincount(pairs.reshape(-1), minlength=num_truth * num_tracks).reshape(num_truth, num_tracks)
+    truth_area, track_area = table.sum(axis=1), table.sum(axis=0)
+    truth_area[0] = track_area[0] = 0
+    truth_ids, track_ids = np.flatnonzero(truth_area), np.flatnonzero(track_area)
+    shared = table[np.ix_(truth_ids, track_ids)]
+    return FrameOverlaps(truth_ids, track_ids, shared, truth_area[truth_ids], track_area[track_ids])
 
 
 def _rows(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

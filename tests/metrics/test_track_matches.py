@@ -148,3 +148,14 @@ def test_consistency_is_the_share_of_the_most_frequent_track():
     frames = [label_overlaps(strip(1, 1, 2), strip(5, 0, 0)), label_overlaps(strip(1, 1, 2), strip(6, 6, 0))]
     assert consistency(frames) == {1: 0.5, 2: 0.0}
     assert consistency([]) == {}
+
+
+def test_large_ids_take_another_path():
+    rng = np.random.default_rng(2)
+    truth, predicted = rng.integers(0, 5, (2, 9, 11))
+    found, wide = label_overlaps(truth, predicted), label_overlaps(truth * 13000, predicted * 1000)
+    assert wide.truth_ids.tolist() == [13000, 26000, 39000, 52000]
+    assert wide.track_ids.tolist() == [1000, 2000, 3000, 4000]
+    assert all(np.array_equal(getattr(found, n), getattr(wide, n)) for n in ("shared", "truth_area", "track_area"))
+    many = np.arange(900).reshape(30, 30)  # more pairs of ids than are counted directly
+    assert label_overlaps(many, many).shared.trace() == 899

@@ -68,10 +68,12 @@ def run(request: Request) -> Evaluation:
     predicted = semantickitti.find_scans(folder, "predictions", sequences)
     allow_missing = request.options["allow_missing"]
     missing = check_partners(truth, predicted, request.gt, allow_missing=allow_missing, what="scan")
+    is_by_scan = bool(request.options["bootstrap"] or request.options["per_scene"] or request.has_digest)
+    counter = _ScanCounter(labels, scores, is_by_scan)
     for number, (scan, path) in enumerate(truth.items(), 1):
-        table, num_points = _count(path, predicted.get(scan), labels)
-        scores.add(scan, [table], num_points)
+        counter.add(scan, path, predicted.get(scan))
         request.progress(scan, number, len(truth))
+    counter.finish()
     scores.warnings |= {("missing-scan", scan, "scored as a scan without predictions") for scan in missing}
     scores.num_scored = len(predicted)
     scores.truth_files = {f"{scan}.label": path for scan, path in truth.items()}
@@ -111,20 +113,53 @@ def _scores(request: Request, labels: semantickitti.LabelMap) -> LabelScores:
     return LabelScores("semantickitti", labels.names, groups, summary)
 
 
-def _count(path: Path, predicted: Path | None, labels: semantickitti.LabelMap) -> tuple[np.ndarray, int]:
-    """Return the confusion (C, C+1) of a scan and its number of predicted points."""
-    num_classes = len(labels.names)
-    truth = semantickitti.class_ids(semantickitti.read_raw_labels(path), labels, path)
-    if predicted is None:
-        prediction = np.zeros(truth.size, np.uint8)
-    else:
-        raw = semantickitti.read_raw_labels(predicted)
-        if raw.size != truth.size:
-            raise FormatError(f"{raw.size} points, expected {truth.size} as in the ground truth", file=predicted)
-        prediction = semantickitti.class_ids(raw, labels, predicted)
-    # class ids count from 1 with 0 for none; the table wants 0 to C-1 and C for none
-    table = miou.full_confusion(truth, prediction, num_classes + 1)
-    return np.roll(table[1:], -1, axis=1), 0 if predicted is None else truth.size
+class _ScanCounter:
+    """Counts pairs of raw labels scan by scan, and makes classes of them as late as the wanted numbers allow."""
+
+    def __init__(self, labels: semantickitti.LabelMap, scores: LabelScores, is_by_scan: bool) -> None:
+        self.labels, self.scores, self.is_by_scan = labels, scores, is_by_scan
+        self.counter = miou.PairCounter(labels.num_raw, semantickitti.LABEL_BITS)
+        self.known = np.ix_(labels.raw_labels, labels.raw_labels)
+        self.pairs = {True: 0, False: 0}  # of the scans with and without predictions
+        self.num_scans = {True: 0, False: 0}
+
+    def add(self, scan: str, path: Path, predicted: Path | None) -> None:
+        """Count one scan; without a prediction every point is missed."""
+        pairs = self._count(path, predicted)
+        has_prediction = predicted is not None
+        self.pairs[has_prediction] = self.pairs[has_prediction] + pairs
+        self.num_scans[has_prediction] += 1
+        if self.is_by_scan:
+            self._flush(scan)
+
+    def finish(self) -> None:
+        """Hand over what was counted."""
+        self._flush("all scans")
+
+    def _flush(self, name: str) -> None:
+        for has_prediction, pairs in self.pairs.items():
+            num_scans = self.num_scans[has_prediction]
+            if num_scans:
+                table = miou.merged_pairs(pairs, self.labels.class_ids, len(self.labels.names) + 1)
+                # class ids count from 1 with 0 for none; the table wants 0 to C-1 and C for none
+                table = np.roll(table[1:], -1, axis=1)
+                num_points = int(pairs.sum()) if has_prediction else 0
+                name = name if self.is_by_scan or has_prediction else "scans without predictions"
+                self.scores.add(name, [table], num_points, num_scans)
+        self.pairs, self.num_scans = {True: 0, False: 0}, {True: 0, False: 0}
+
+    def _count(self, path: Path, predicted: Path | None) -> np.ndarray:
+        """Return (R, R) int64 counts of pairs of the raw labels that the data set defines."""
+        truth = semantickitti.read_labels(path)
+        prediction = np.zeros_like(truth) if predicted is None else semantickitti.read_labels(predicted)
+        if prediction.size != truth.size:
+            raise FormatError(f"{prediction.size} points, expected {truth.size} as in the ground truth", file=predicted)
+        pairs = self.counter.count(truth, prediction)
+        known = None if pairs is None else pairs[self.known]
+        if known is None or known.sum() != truth.size:
+            semantickitti.check_labels(truth, self.labels, path)
+            semantickitti.check_labels(prediction, self.labels, predicted or path)
+        return known
 
 
 def _footnote(request: Request, scores: LabelScores) -> str:

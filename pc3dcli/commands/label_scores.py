@@ -26,7 +26,7 @@ class LabelScores:
     names, groups  of the C classes; groups may be empty
     summary        counts (..., 3, C) -> {metric: (...)}; its first metrics are the main ones
     kinds          endings of the metrics' names, for tasks that count in K ways
-    counts         (K, 3, C) int64 of each scene
+    counts         (K, 3, C) int64 of each scene, or of all together where no number of a scene is wanted
     confusion      (C, C+1) int64 of all scenes, in the first way
     num_points     points with a prediction, of which num_ignored are not scored
     truth_files, prediction_files  relative name -> path of what was read
@@ -41,18 +41,23 @@ class LabelScores:
     confusion: np.ndarray | None = None
     num_points: int = 0
     num_ignored: int = 0
+    num_scenes: int = 0
     num_scored: int = 0
     warnings: set[tuple[str, str, str]] = field(default_factory=set)
     truth_files: dict[str, Path] = field(default_factory=dict)
     prediction_files: dict[str, Path] = field(default_factory=dict)
     programs: list[dict] = field(default_factory=list)
 
-    def add(self, scene: str, tables: list[np.ndarray], num_points: int) -> None:
-        """Add a scene: its confusions (C, C+1), one a kind; num_points is 0 if it has no prediction."""
+    def add(self, scene: str, tables: list[np.ndarray], num_points: int, num_scenes: int = 1) -> None:
+        """Add the confusions (C, C+1) of a scene, one a kind, or of several scenes that nobody asks for one by one.
+
+        num_points  that were predicted, 0 if the scene has no prediction
+        """
         self.counts[scene] = np.stack([class_counts(table) for table in tables])
         self.confusion = tables[0] if self.confusion is None else self.confusion + tables[0]
         self.num_points += num_points
         self.num_ignored += num_points - int(tables[0].sum()) if num_points else 0
+        self.num_scenes += num_scenes
 
 
 def evaluation_of(scores: LabelScores, request: Request, options: dict, footnote: str) -> Evaluation:
@@ -70,7 +75,7 @@ def evaluation_of(scores: LabelScores, request: Request, options: dict, footnote
     given = request.options
     numbers = Numbers(
         task=scores.task,
-        num_items=len(stacked),
+        num_items=scores.num_scenes,
         metrics={name: number(value) for name, value in _metrics(scores, total).items()},
         per_class=_per_class(scores, total),
         counts={

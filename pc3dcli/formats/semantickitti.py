@@ -15,8 +15,7 @@ import numpy as np
 
 from pc3dcli.errors import FormatError, InputError
 
-UNKNOWN = 255  # class id of raw labels that the table does not list
-_MAX_RAW = 1 << 16
+LABEL_BITS = np.uint32(0xFFFF)
 _MERGED = ("bus", "on-rails")  # they are other vehicles, and do not name the class
 _SEQUENCE = re.compile(r"[0-9]{2}")
 
@@ -25,30 +24,35 @@ _SEQUENCE = re.compile(r"[0-9]{2}")
 class LabelMap:
     """Classes of a task.
 
-    names     of classes 1 to C
-    class_id  (65536,) uint8: raw label -> class id, 0 for what is not scored, `UNKNOWN`
-    raw_ids   (C,) a raw label that stands for each class, for writers
+    names       of classes 1 to C
+    raw_labels  (R,) int64, all that the data set defines, sorted
+    class_ids   (R,) int64, the class of each, 0 for what is not scored
+    raw_ids     (C,) a raw label that stands for each class, for writers
     """
 
     names: tuple[str, ...]
-    class_id: np.ndarray
+    raw_labels: np.ndarray
+    class_ids: np.ndarray
     raw_ids: tuple[int, ...]
+
+    @property
+    def num_raw(self) -> int:
+        """One more than the largest raw label."""
+        return int(self.raw_labels[-1]) + 1
 
 
 def label_map(task: str) -> LabelMap:
     """Return the classes of "single" (19) or "multi" (25), called as the raw label that others merge into."""
     lines = Path(__file__).with_name("semantickitti_labels.tsv").read_text(encoding="utf-8").splitlines()
-    rows = [line.split("\t") for line in lines if not line.startswith("#")]
-    column = rows[0].index(f"{task}_id")
-    class_id = np.full(_MAX_RAW, UNKNOWN, np.uint8)
+    header, *rows = [line.split("\t") for line in lines if not line.startswith("#")]
+    raw_labels, class_ids = (np.array([int(row[column]) for row in rows]) for column in (0, header.index(f"{task}_id")))
     chosen: dict[int, tuple[int, str]] = {}
-    for row in rows[1:]:
-        raw, number = int(row[0]), int(row[column])
-        class_id[raw] = number
+    for raw, number, row in zip(raw_labels.tolist(), class_ids.tolist(), rows, strict=True):
         if number not in chosen or chosen[number][1].endswith(_MERGED):
             chosen[number] = (raw, row[1])
     ordered = [chosen[number] for number in sorted(chosen) if number]
-    return LabelMap(tuple(name for _, name in ordered), class_id, tuple(raw for raw, _ in ordered))
+    names, raw_ids = tuple(name for _, name in ordered), tuple(raw for raw, _ in ordered)
+    return LabelMap(names, raw_labels, class_ids, raw_ids)
 
 
 def find_scans(root: Path, folder: str, sequences: tuple[str, ...] | None = None) -> dict[str, Path]:
@@ -73,8 +77,8 @@ def find_scans(root: Path, folder: str, sequences: tuple[str, ...] | None = None
     return found
 
 
-def read_raw_labels(path: Path) -> np.ndarray:
-    """Read the raw label of each point, (N,) uint16.
+def read_labels(path: Path) -> np.ndarray:
+    """Read the (N,) uint32 of the points, label in the bits of `LABEL_BITS`, instance above.
 
     raises  FormatError when the file does not hold whole numbers of four bytes
     """
@@ -84,20 +88,20 @@ def read_raw_labels(path: Path) -> np.ndarray:
         raise InputError(f"cannot read it: {error.strerror}", file=path) from None
     if len(data) % 4:
         raise FormatError(f"{len(data)} bytes, expected a multiple of 4: one uint32 a point", file=path)
-    return np.frombuffer(data, "<u2")[::2]
+    return np.frombuffer(data, "<u4")
 
 
-def class_ids(raw: np.ndarray, labels: LabelMap, path: Path) -> np.ndarray:
-    """Return (N,) uint8 class ids of (N,) uint16 raw labels.
+def check_labels(points: np.ndarray, labels: LabelMap, path: Path) -> None:
+    """Refuse raw labels that the table does not list; points (N,) as `read_labels` gives them.
 
-    raises  FormatError naming the first raw label that the table does not list
+    raises  FormatError naming the first
     """
-    ids = labels.class_id.take(raw)
-    if ids.size and ids.max() == UNKNOWN:
-        point = int(np.argmax(ids == UNKNOWN))
+    raw = points & LABEL_BITS
+    is_known = np.isin(raw, labels.raw_labels)
+    if not is_known.all():
+        point = int(np.argmin(is_known))
         problem = f"point {point} has raw label {raw[point]}, which SemanticKITTI does not define"
         raise FormatError(problem, file=path, hint="predictions hold raw labels, not training ids")
-    return ids
 
 
 def write_labels(path: Path, raw: np.ndarray) -> None:

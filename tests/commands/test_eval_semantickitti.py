@@ -134,8 +134,9 @@ def test_as_the_loop_says(run, tmp_path, monkeypatch, seed, preset):
         truths.append(truth)
         predictions.append(prediction)
     labels = label_map("multi" if preset == "semkitti-multi" else "single")
+    train_id = dict(zip(labels.raw_labels.tolist(), labels.class_ids.tolist(), strict=True))
     expected = oracle.semantickitti(
-        np.concatenate(truths), np.concatenate(predictions), labels.class_id.tolist(), len(labels.names)
+        np.concatenate(truths).tolist(), np.concatenate(predictions).tolist(), train_id, len(labels.names)
     )
     flat, classes = score(run, "--preset", preset)
     assert [classes[name] for name in labels.names] == expected[0]
@@ -149,3 +150,13 @@ def test_report(run, world):
     assert result["counts"] == {"gt": 9, "pred": 11, "ignored_pred": 2, "classes": 19, "undefined_classes": 15}
     assert set(result["per_scene"]) == {"00/000000", "08/000000"}
     assert {"gt": "car", "pred": None, "count": 1} in result["confusion"]
+
+
+def test_missing_scans_with_and_without_numbers_of_scans(run, world):
+    write(world / "gt", "labels", s08_000007=[10, 40, 0])
+    plain = score(run, "--allow-missing")
+    assert plain == score(run, "--allow-missing", "--per-scene")
+    for extra in ((), ("--per-scene",)):
+        result = run("eval", "pred", "--gt", "gt", "--task", "semantickitti", "--allow-missing", *extra)
+        assert result.out.startswith("semantickitti, preset semkitti, 2 of 3 scenes")
+        assert "scenes=3 classes=19 undefined=15 ignored_predictions=2" in result.out

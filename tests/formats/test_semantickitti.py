@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from pc3dcli.errors import FormatError, InputError
-from pc3dcli.formats.semantickitti import UNKNOWN, class_ids, find_scans, label_map, read_raw_labels, write_labels
+from pc3dcli.formats.semantickitti import LABEL_BITS, check_labels, find_scans, label_map, read_labels, write_labels
 
 
 def test_the_classes_of_both_tasks():
@@ -15,30 +15,31 @@ def test_the_classes_of_both_tasks():
         "moving-car", "moving-bicyclist", "moving-person", "moving-motorcyclist", "moving-other-vehicle", "moving-truck"
     )  # fmt: skip
     for labels in (single, multi):
-        assert [int(labels.class_id[raw]) for raw in labels.raw_ids] == list(range(1, len(labels.names) + 1))
-        assert (labels.class_id != UNKNOWN).sum() == 34
-        assert labels.class_id[[0, 1, 52, 99]].tolist() == [0, 0, 0, 0]
-    assert single.class_id[[13, 16, 60, 252, 257, 258]].tolist() == [5, 5, 9, 1, 5, 4]
-    assert multi.class_id[[13, 16, 60, 252, 257, 258]].tolist() == [5, 5, 9, 20, 24, 25]
+        classes = dict(zip(labels.raw_labels.tolist(), labels.class_ids.tolist(), strict=True))
+        assert [classes[raw] for raw in labels.raw_ids] == list(range(1, len(labels.names) + 1))
+        assert len(classes) == 34 and labels.num_raw == 260
+        assert [classes[raw] for raw in (0, 1, 52, 99)] == [0, 0, 0, 0]
+        expected = {20: [5, 5, 9, 1, 5, 4], 26: [5, 5, 9, 20, 24, 25]}[len(labels.names) + 1]
+        assert [classes[raw] for raw in (13, 16, 60, 252, 257, 258)] == expected
 
 
 def test_low_half_is_the_label(tmp_path):
     path = tmp_path / "x.label"
     path.write_bytes(np.array([10, (7 << 16) | 252, (65535 << 16) | 81], "<u4").tobytes())
-    assert read_raw_labels(path).tolist() == [10, 252, 81]
+    assert (read_labels(path) & LABEL_BITS).tolist() == [10, 252, 81]
     path.write_bytes(b"")
-    assert read_raw_labels(path).tolist() == []
+    assert read_labels(path).tolist() == []
     path.write_bytes(b"1234567")
     with pytest.raises(FormatError, match="multiple of 4"):
-        read_raw_labels(path)
+        read_labels(path)
     with pytest.raises(InputError):
-        read_raw_labels(tmp_path / "none.label")
+        read_labels(tmp_path / "none.label")
 
 
 @pytest.mark.parametrize("raw", [2, 12, 100, 260, 359, 65535])
 def test_unknown_labels_are_refused(tmp_path, raw):
     with pytest.raises(FormatError, match=f"point 1 has raw label {raw}"):
-        class_ids(np.array([10, raw], np.uint16), label_map("single"), tmp_path)
+        check_labels(np.array([10 + (3 << 16), raw], np.uint32), label_map("single"), tmp_path)
 
 
 def test_find_scans(tmp_path):

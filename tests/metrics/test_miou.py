@@ -125,3 +125,18 @@ def test_the_order_of_points_does_not_matter():
     table = miou.label_table(IDS)
     first = miou.label_confusion(truth, prediction, table, 5)
     assert np.array_equal(first, miou.label_confusion(truth[order], prediction[order], table, 5))
+
+
+def test_pairs_of_masked_numbers():
+    rng = np.random.default_rng(5)
+    first, second = rng.integers(0, 7, (2, 300_000)).astype(np.uint32)
+    counter = miou.PairCounter(7, np.uint32(0xFFFF))
+    pairs = counter.count(first + (rng.integers(0, 99, first.size).astype(np.uint32) << 16), second)
+    expected = np.zeros((7, 7), int)
+    np.add.at(expected, (first, second), 1)
+    assert np.array_equal(pairs, expected)
+    assert np.array_equal(counter.count(second[:5], first[:5]), counter.count(first[:5], second[:5]).T)
+    assert miou.PairCounter(6, np.uint32(0xFFFF)).count(first, second) is None
+    assert counter.count(first[:0], second[:0]).sum() == 0
+    merged = miou.merged_pairs(pairs, np.array([0, 1, 1, 2, 0, 0, 1]), 3)
+    assert merged[1, 2] == expected[np.ix_([1, 2, 6], [3])].sum() and merged.sum() == 300_000

@@ -54,7 +54,10 @@ in AP50 on average) that one without its preset says nothing. A stream of 2D mas
 holds no predictions yet; a scene in which pc3d lift3d found nothing counts as zero predictions.
 
 Ground truth: <scene>.txt, one integer per vertex, label x 1000 + instance, 0 or -100 for none; looked for in the
-folder, in its gt/, and in gt/ of each scene folder.
+folder, in its gt/, and in gt/ of each scene folder. Or the annotations of ScanNet, in the folder or in one folder a
+scan: <scene>.aggregation.json with <scene>_vh_clean_2.0.010000.segs.json, each instance label x 1000 + objectId + 1
+as the public exporter has it. The label is that of the raw category in scannetv2-labels.combined.tsv, which must lie
+in the folder or in one of the two above it: its nyu40id, or its id where the classes are those of ScanNet200.
 
 Predictions: streams, --out folders, or a folder of <scene>.txt (a line a mask: path relative to that file, label id,
 score; the mask has one integer per vertex, or is a run-length JSON file of ScanNet++), <scene>.npz or

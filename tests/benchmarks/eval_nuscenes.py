@@ -38,10 +38,13 @@ from nuscenes.eval.detection.evaluate import DetectionEval
 for line in sys.stdin:
     folder, version, split = line.split()
     tables = NuScenes(version, folder, verbose=False)
-    scorer = DetectionEval(tables, config_factory("detection_cvpr_2019"), folder + "/submission.json", split,
-                           output_dir=folder + "/out", verbose=False)
-    found = scorer.evaluate()[0].serialize()
-    del tables, scorer
+    try:
+        scorer = DetectionEval(tables, config_factory("detection_cvpr_2019"), folder + "/submission.json", split,
+                               output_dir=folder + "/out", verbose=False)
+        found = scorer.evaluate()[0].serialize()
+    except Exception as error:  # it fails when one side has no box at all
+        found = None
+        print(line.strip(), repr(error), file=sys.stderr)
     print("result", json.dumps(found))
 print(open("/proc/self/status").read())
 """
@@ -170,14 +173,19 @@ def compare_cases(arguments):
                 noise=float(rng.choice([0.2, 0.7, 2])),
             )  # fmt: skip
             world = nuscenes_world.World(config, rng)
-            if any(world.results.values()):  # the kit fails on a submission without a box
-                world.write(Path(name) / str(seed))
-                cases.append((Path(name) / str(seed), "v1.0-mini", "mini_val"))
+            world.write(Path(name) / str(seed))
+            cases.append((Path(name) / str(seed), "v1.0-mini", "mini_val"))
         _, _, summaries = run_peer(arguments.peer, cases, "-O")
-        found = []
+        found, num_failed = [], 0
         for case, summary in zip(cases, summaries, strict=True):
-            found += differences(run_ours(*case)[2], summary)
-        print(f"{len(cases)} cases, {len(found)} numbers, largest difference {max(found):.1e}")
+            records = run_ours(*case)[2]
+            if summary is None:
+                num_failed += 1
+            else:
+                found += differences(records, summary)
+        print(
+            f"{len(cases)} cases, {len(found)} numbers, largest difference {max(found):.1e}; kit failed on {num_failed}"
+        )
 
 
 if __name__ == "__main__":

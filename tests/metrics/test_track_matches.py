@@ -63,6 +63,7 @@ def test_identities_equal_the_slow_definition():
 def test_an_iou_of_exactly_one_half_matches():
     assert counts([strip(1, 1)], [strip(5, 0)]).num_same == 1
     assert counts([strip(1, 1, 1)], [strip(5, 0, 0)]).num_same == 0
+    assert counts([strip(1, 1)] * 2, [strip(5, 0), strip(6, 0)]).num_switches == 1
 
 
 def test_a_change_of_track_is_a_switch_and_halves_idf1():
@@ -93,11 +94,10 @@ def test_the_last_match_is_kept_although_another_fits_better():
 
 
 def test_as_many_pairs_as_possible_are_matched():
-    # the best pair alone has more IoU than the two that are possible together
-    shared = np.array([[19, 15], [15, 0]])
-    area = np.array([20, 20]), np.array([20, 20])
-    frame = FrameOverlaps(np.array([1, 2]), np.array([5, 6]), shared, *area)
-    assert track_matches._frame_matches(frame, {}) == {1: 6, 2: 5}
+    # the two best pairs have more IoU than the three that are possible together
+    shared = np.array([[14, 0, 0], [19, 14, 0], [0, 19, 14]])
+    frame = FrameOverlaps(np.array([1, 2, 3]), np.array([5, 6, 7]), shared, np.full(3, 20), np.full(3, 20))
+    assert track_matches._frame_matches(frame, {}) == {1: 5, 2: 6, 3: 7}
 
 
 def test_counts_add_up_over_videos_and_nothing_is_undefined():
@@ -133,6 +133,13 @@ def test_tracks_of_all_videos_are_ranked_together():
     assert precision[:51].tolist() == [1.0] * 51 and not precision[51:].any()
     worse = match_video([label_overlaps(strip(1, 0), strip(0, 4))], {4: 0.95})
     assert average_precision([worse, good])[0][0] == pytest.approx(0.5 * 51 / 101)
+
+
+def test_of_objects_that_fit_alike_the_last_is_taken():
+    truth = strip(1, 2)
+    frame = mask_overlaps(truth, {4: truth > 0, 5: truth == 2})
+    ap, _ = average_precision([match_video([frame], {4: 0.9, 5: 0.5})])
+    assert ap[0] == pytest.approx(51 / 101)  # track 4 took object 2 from track 5
 
 
 def test_only_the_hundred_best_tracks_count():

@@ -118,6 +118,7 @@ class _ScanCounter:
 
     def __init__(self, labels: semantickitti.LabelMap, scores: LabelScores, is_by_scan: bool) -> None:
         self.labels, self.scores, self.is_by_scan = labels, scores, is_by_scan
+        self.readers = semantickitti.LabelReader(), semantickitti.LabelReader()
         self.counter = miou.PairCounter(labels.num_raw, semantickitti.LABEL_BITS)
         self.known = np.ix_(labels.raw_labels, labels.raw_labels)
         self.pairs = {True: 0, False: 0}  # of the scans with and without predictions
@@ -150,8 +151,8 @@ class _ScanCounter:
 
     def _count(self, path: Path, predicted: Path | None) -> np.ndarray:
         """Return (R, R) int64 counts of pairs of the raw labels that the data set defines."""
-        truth = semantickitti.read_labels(path)
-        prediction = np.zeros_like(truth) if predicted is None else semantickitti.read_labels(predicted)
+        truth = self.readers[0].read(path)
+        prediction = np.zeros_like(truth) if predicted is None else self.readers[1].read(predicted)
         if prediction.size != truth.size:
             raise FormatError(f"{prediction.size} points, expected {truth.size} as in the ground truth", file=predicted)
         pairs = self.counter.count(truth, prediction)

@@ -66,10 +66,9 @@ def speed(options):
         if options.peer:
             command = [options.python, "-c", THEIRS, "evaluate_semantics.py", "-d", folder]
             theirs = min(child(command, cwd=options.peer) for _ in range(2))
-    ratio = "" if theirs is None else f"  peer {theirs[0]:.2f} s, {theirs[1]:.0f} MiB  ratio {theirs[0] / ours[0]:.1f}x"
-    print(
-        f"{options.scans} scans of {options.points} points, as programs   ours {ours[0]:.2f} s, {ours[1]:.0f} MiB{ratio}"
-    )
+    print(f"{options.scans} scans of {options.points} points, as programs: ours {ours[0]:.2f} s, {ours[1]:.0f} MiB")
+    if theirs is not None:
+        print(f"peer {theirs[0]:.2f} s, {theirs[1]:.0f} MiB; ratio {theirs[0] / ours[0]:.1f}x")
 
 
 def equality(options):

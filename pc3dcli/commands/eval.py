@@ -156,7 +156,7 @@ def evaluate(
         return
     module = task_module(task)
     _check_options(ctx, task, module)
-    if gt is None:
+    if gt is None and getattr(module, "NEEDS_GT", True):
         raise UsageError("no ground truth: pass --gt PATH")
     names = expand_names(ctx, predictions, EXAMPLES)
     if report is not None:
@@ -175,7 +175,7 @@ def evaluate(
 
 
 def task_module(task: str) -> ModuleType:
-    """Return the module of a task: PRESETS, OPTIONS, MANUAL, metric_names(request) and run(request)."""
+    """Return the module of a task: PRESETS, OPTIONS, MANUAL, metric_names(request), run(request), maybe NEEDS_GT."""
     return importlib.import_module(f"pc3dcli.commands.eval_{task}")
 
 
@@ -187,7 +187,7 @@ def _check_options(ctx: typer.Context, task: str, module: ModuleType) -> None:
             raise UsageError(f"{param.opts[0]} does not apply to --task {task}")
 
 
-def _request(ctx: typer.Context, module: ModuleType, names: list[str], gt: Path, progress: Callable) -> Request:
+def _request(ctx: typer.Context, module: ModuleType, names: list[str], gt: Path | None, progress: Callable) -> Request:
     from pc3dcli.commands.evaluation import Request
 
     params = ctx.params

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every task of `pc3d eval` is given and gives back, and the rules that all share (evaluation.md section 0).
 
-A task is a module `commands/eval_<task>.py` with PRESETS, OPTIONS, MANUAL, `metric_names(request)` and `run(request)`.
+A task is a module `commands/eval_<task>.py` with PRESETS, OPTIONS, MANUAL, `metric_names(request)` and `run(request)`;
+one whose predictions may hold the truth themselves has NEEDS_GT = False.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ class Request:
     """One evaluation that was asked for.
 
     predictions  streams ("-", files), folders or files, as named on the command line
+    gt           as named there; None only where the task has NEEDS_GT = False
     options      the command's parameters that apply to the task, by their Python names
     has_digest   digests of the inputs and numbers of each scene are wanted (--report)
     progress     progress(scene, number, count) follows the scenes as they are read
     """
 
     predictions: list[str]
-    gt: Path
+    gt: Path | None
     preset: str
     options: dict[str, Any]
     has_digest: bool = False

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pc3dcli.commands.evaluation import Evaluation, Request, check_partners
-from pc3dcli.commands.label_scores import LabelScores, evaluation_of
+from pc3dcli.commands.label_scores import LabelScores, evaluation_of, keep_freed_memory
 from pc3dcli.commands.label_scores import metric_names as result_names
 from pc3dcli.errors import FormatError, InputError, UsageError
 from pc3dcli.formats import semantic_labels
@@ -68,6 +68,7 @@ def run(request: Request) -> Evaluation:
     predicted = semantic_labels.find_predictions(request.predictions)
     missing = check_partners(truth, predicted, request.gt, allow_missing=request.options["allow_missing"])
     scorer = _TopScorer(request, scores) if request.preset == "scannetpp" else _Scorer(request, scores)
+    keep_freed_memory()
     for number, (scene, path) in enumerate(truth.items(), 1):
         scorer.add(scene, path, predicted.get(scene))
         request.progress(scene, number, len(truth))

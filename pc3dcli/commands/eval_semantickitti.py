@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pc3dcli.commands.evaluation import Evaluation, Request, check_partners
-from pc3dcli.commands.label_scores import LabelScores, evaluation_of
+from pc3dcli.commands.label_scores import LabelScores, evaluation_of, keep_freed_memory
 from pc3dcli.commands.label_scores import metric_names as result_names
 from pc3dcli.errors import FormatError, UsageError
 from pc3dcli.formats import semantickitti
@@ -70,6 +70,7 @@ def run(request: Request) -> Evaluation:
     missing = check_partners(truth, predicted, request.gt, allow_missing=allow_missing, what="scan")
     is_by_scan = bool(request.options["bootstrap"] or request.options["per_scene"] or request.has_digest)
     counter = _ScanCounter(labels, scores, is_by_scan)
+    keep_freed_memory()
     for number, (scan, path) in enumerate(truth.items(), 1):
         counter.add(scan, path, predicted.get(scan))
         request.progress(scan, number, len(truth))
@@ -118,7 +119,6 @@ class _ScanCounter:
 
     def __init__(self, labels: semantickitti.LabelMap, scores: LabelScores, is_by_scan: bool) -> None:
         self.labels, self.scores, self.is_by_scan = labels, scores, is_by_scan
-        self.readers = semantickitti.LabelReader(), semantickitti.LabelReader()
         self.counter = miou.PairCounter(labels.num_raw, semantickitti.LABEL_BITS)
         self.known = np.ix_(labels.raw_labels, labels.raw_labels)
         self.pairs = {True: 0, False: 0}  # of the scans with and without predictions
@@ -151,8 +151,8 @@ class _ScanCounter:
 
     def _count(self, path: Path, predicted: Path | None) -> np.ndarray:
         """Return (R, R) int64 counts of pairs of the raw labels that the data set defines."""
-        truth = self.readers[0].read(path)
-        prediction = np.zeros_like(truth) if predicted is None else self.readers[1].read(predicted)
+        truth = semantickitti.read_labels(path)
+        prediction = np.zeros_like(truth) if predicted is None else semantickitti.read_labels(predicted)
         if prediction.size != truth.size:
             raise FormatError(f"{prediction.size} points, expected {truth.size} as in the ground truth", file=predicted)
         pairs = self.counter.count(truth, prediction)

@@ -16,6 +16,7 @@ from pc3dcli.commands.evaluation import Evaluation, Request, Table, shown
 from pc3dcli.commands.numbers import Numbers, intervals, number, result_object
 from pc3dcli.metrics.miou import class_accuracy, class_counts, class_iou
 
+_KEPT = 8 << 20  # bytes, below the 32 MB at which the C library stops to adapt
 Summary = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
@@ -58,6 +59,14 @@ class LabelScores:
         self.num_points += num_points
         self.num_ignored += num_points - int(tables[0].sum()) if num_points else 0
         self.num_scenes += num_scenes
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep blocks as large as a scan once they are freed, instead of handing them back every time.
+
+    It does so up to the size of the largest block that was freed so far; new pages would cost as much as the counting.
+    """
+    np.empty(_KEPT, np.uint8)
 
 
 def evaluation_of(scores: LabelScores, request: Request, options: dict, footnote: str) -> Evaluation:

@@ -7,7 +7,6 @@ of the two tasks: 19 of single scans, and 25 of several scans, where moving thin
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ import numpy as np
 from pc3dcli.errors import FormatError, InputError
 
 LABEL_BITS = np.uint32(0xFFFF)
-_SCAN = 1 << 17  # points, as many as a scan of 64 beams has
 _MERGED = ("bus", "on-rails")  # they are other vehicles, and do not name the class
 _SEQUENCE = re.compile(r"[0-9]{2}")
 
@@ -79,32 +77,23 @@ def find_scans(root: Path, folder: str, sequences: tuple[str, ...] | None = None
     return found
 
 
-class LabelReader:
-    """Reads label files one after the other into memory that it keeps; new memory costs more than the reading."""
+def read_labels(path: Path) -> np.ndarray:
+    """Read the (N,) uint32 of the points, label in the bits of `LABEL_BITS`, instance above.
 
-    def __init__(self) -> None:
-        self._memory = np.empty(_SCAN, "<u4")
-
-    def read(self, path: Path) -> np.ndarray:
-        """Return the (N,) uint32 of the points, label in the bits of `LABEL_BITS`, until the next file is read.
-
-        raises  InputError when it cannot be read, FormatError when it does not hold whole numbers of four bytes
-        """
-        try:
-            with path.open("rb", buffering=0) as file:
-                size = os.fstat(file.fileno()).st_size
-                if size > self._memory.nbytes:
-                    self._memory = np.empty(size // 4 + 1, "<u4")
-                count = file.readinto(self._memory.view(np.uint8)[:size])
-        except OSError as error:
-            raise InputError(f"cannot read it: {error.strerror}", file=path) from None
-        if count != size or size % 4:
-            raise FormatError(f"{count} bytes, expected a multiple of 4: one uint32 a point", file=path)
-        return self._memory[: size // 4]
+    raises  InputError when it cannot be read, FormatError when it does not hold whole numbers of four bytes
+    """
+    try:
+        size = path.stat().st_size
+        points = np.fromfile(path, "<u4")  # a third of the time that read_bytes takes
+    except OSError as error:
+        raise InputError(f"cannot read it: {error.strerror}", file=path) from None
+    if points.nbytes != size:
+        raise FormatError(f"{size} bytes, expected a multiple of 4: one uint32 a point", file=path)
+    return points
 
 
 def check_labels(points: np.ndarray, labels: LabelMap, path: Path) -> None:
-    """Refuse raw labels that the table does not list; points (N,) as `LabelReader` gives them.
+    """Refuse raw labels that the table does not list; points (N,) as `read_labels` gives them.
 
     raises  FormatError naming the first
     """

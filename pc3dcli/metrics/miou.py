@@ -51,20 +51,21 @@ class PairCounter:
     def __init__(self, size: int, bits: np.uint32) -> None:
         """size  one more than the largest number; bits  of each number, the others are left out"""
         self.size, self.bits = size, bits
-        self._pair, self._other = np.empty((2, _PAIRS), np.int64)
+        self._first, self._second = np.empty((2, _PAIRS), np.uint32)
+        self._pair = np.empty(_PAIRS, np.int64)
 
     def count(self, first: np.ndarray, second: np.ndarray) -> np.ndarray | None:
         """Return (size, size) int64 counts of the pairs of (N,) uint32; None when one is `size` or more."""
         counts = None
         for start in range(0, max(first.size, 1), _PAIRS):
             part = first[start : start + _PAIRS]
-            pair, other = self._pair[: part.size], self._other[: part.size]
-            np.bitwise_and(part, self.bits, out=pair)
-            np.bitwise_and(second[start : start + _PAIRS], self.bits, out=other)
-            if max(pair.max(initial=0), other.max(initial=0)) >= self.size:
+            one, two, pair = (memory[: part.size] for memory in (self._first, self._second, self._pair))
+            np.bitwise_and(part, self.bits, out=one)
+            np.bitwise_and(second[start : start + _PAIRS], self.bits, out=two)
+            if max(one.max(initial=0), two.max(initial=0)) >= self.size:
                 return None
-            pair *= self.size
-            pair += other
+            one *= np.uint32(self.size)
+            np.add(one, two, out=pair)
             found = np.bincount(pair, minlength=self.size**2)
             counts = found if counts is None else counts + found
         return counts.reshape(self.size, self.size)

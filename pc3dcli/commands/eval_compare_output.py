@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pc3dcli.commands.eval_output import print_table_list
 from pc3dcli.commands.evaluation import Table, shown
-from pc3dcli.formats.report_page import columns_of, shown_name
+from pc3dcli.formats.result_names import columns_of, counted, shown_name, unit_of
 
 if TYPE_CHECKING:
     from pc3dcli.commands.eval_compare import Comparison, Run
@@ -42,10 +42,10 @@ def say_missed(lines: list[str]) -> None:
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """Print the runs side by side, then the differences scene by scene."""
+    """Print the runs side by side, then the differences scene by scene (frame by frame, ...)."""
     runs, result = comparison.runs, comparison.runs[0].result
     scenes = result["inputs"]["scenes"]
-    print(f"{result['task']}, preset {result['preset']}, {len(runs)} runs over {scenes} scene{'s' * (scenes != 1)}")
+    print(f"{result['task']}, preset {result['preset']}, {len(runs)} runs over {counted(scenes, unit_of(result))}")
     print("\n".join(f"{run.letter}  {run.name}" for run in runs))
     print_table_list(list(_tables(comparison)))
     print(_footnote(comparison))
@@ -54,7 +54,8 @@ def print_comparison(comparison: Comparison) -> None:
 
 def _tables(comparison: Comparison) -> Iterator[Table]:
     runs = comparison.runs
-    yield _side_by_side("over all scenes", "metric", runs, [run.result["metrics"] for run in runs], names_of(runs))
+    unit = unit_of(runs[0].result)
+    yield _side_by_side(f"over all {unit}s", "metric", runs, [run.result["metrics"] for run in runs], names_of(runs))
     columns = columns_of(runs[0].result["per_class"].values())
     column = next((name for name in (*_MAIN_COLUMNS, *columns) if name in columns), None)
     if column not in (None, "gt"):
@@ -67,8 +68,8 @@ def _tables(comparison: Comparison) -> Iterator[Table]:
             for name, one in differences.items()
         ]
         if rows:
-            title = f"{run.letter}-{runs[0].letter} scene by scene"
-            yield Table(title, ["metric", "mean", "95 % low", "high", "scenes"], rows)
+            title = f"{run.letter}-{runs[0].letter} {unit} by {unit}"
+            yield Table(title, ["metric", "mean", "95 % low", "high", f"{unit}s"], rows)
 
 
 def _classes(runs: Sequence[Run]) -> list[str]:
@@ -81,7 +82,7 @@ def _side_by_side(title: str, first: str, runs: Sequence[Run], columns: list[dic
     rows = [
         [
             shown_name(name) if first == "metric" else name,
-            *(_cell(column.get(name)) for column in columns),
+            *(shown(column.get(name)) for column in columns),
             *(signed(difference(column, columns[0], name)) for column in columns[1:]),
         ]
         for name in names
@@ -89,18 +90,15 @@ def _side_by_side(title: str, first: str, runs: Sequence[Run], columns: list[dic
     return Table(title, header, rows)
 
 
-def _cell(value: float | int | None) -> str:
-    return str(value) if isinstance(value, int) else shown(value)
-
-
 def _footnote(comparison: Comparison) -> str:
+    unit = unit_of(comparison.runs[0].result)
     if not any(comparison.scene_differences):
-        return "no numbers of scenes: results of `pc3d eval --report` have them"
+        return f"no numbers of {unit}s: results of `pc3d eval --report` have them"
     if not comparison.num_resamples:
-        return "scene by scene: the mean over scenes of how much their own numbers differ"
+        return f"{unit} by {unit}: the mean over {unit}s of how much their own numbers differ"
     return (
-        "scene by scene: the mean over scenes of how much their own numbers differ, not the difference over all;\n"
-        f"interval of {comparison.num_resamples} paired bootstrap resamples of the scenes, "
+        f"{unit} by {unit}: the mean over {unit}s of how much their own numbers differ, not the difference over all;\n"
+        f"interval of {comparison.num_resamples} paired bootstrap resamples of the {unit}s, "
         f"seed {comparison.seed}"
     )
 

@@ -13,6 +13,7 @@ from pc3dcli import __version__
 from pc3dcli.commands.evaluation import FEW_SCENES, Evaluation, Table, shown, warning_records
 from pc3dcli.formats.class_lists import ClassList
 from pc3dcli.formats.result_json import SCHEMA, digest
+from pc3dcli.formats.result_names import shown_name
 from pc3dcli.metrics import instance_ap, instance_extras
 from pc3dcli.metrics.instance_ap import AT_25, AT_50, OVER_50, ClassScores, SceneMatches, TruthRule, mean_or_none
 
@@ -236,7 +237,7 @@ def _footnote(result: dict) -> str:
 def _tables(result: dict) -> Iterator[Table]:
     metrics, counts = result["metrics"], result["counts"]
     names = [name for name in metrics if name.startswith(("ap", "rc"))]
-    header = ["class", *(name.upper() for name in names), "gt"]
+    header = ["class", *map(shown_name, names), "gt"]
     rows = [
         [name, *(shown(row[column]) for column in names), str(row["gt"])]
         for name, row in result["per_class"].items()

@@ -13,6 +13,7 @@ from pc3dcli import __version__
 from pc3dcli.commands.evaluation import FEW_SCENES, Evaluation, Request, Table, shown, warning_records
 from pc3dcli.formats.nuscenes_tables import Samples
 from pc3dcli.formats.result_json import SCHEMA, digest
+from pc3dcli.formats.result_names import shown_name
 from pc3dcli.metrics import nuscenes_detection
 from pc3dcli.metrics.nuscenes_boxes import CLASSES, DISTANCES, ego_distance
 from pc3dcli.metrics.nuscenes_detection import ERRORS, Matched, Scores, class_scores
@@ -224,7 +225,7 @@ def _curves(scores: Scores) -> dict[str, dict]:
 
 def _main_table(result: dict, scored: Scored) -> Table:
     metrics = result["metrics"]
-    return Table("", ["metric", *(name.upper() for name in metrics)], [["all classes", *map(shown, metrics.values())]])
+    return Table("", ["metric", *map(shown_name, metrics)], [["all classes", *map(shown, metrics.values())]])
 
 
 def _class_table(result: dict) -> Table:
@@ -232,7 +233,7 @@ def _class_table(result: dict) -> Table:
         [name, *(shown(value) for key, value in row.items() if key != "gt"), str(row["gt"])]
         for name, row in result["per_class"].items()
     ]
-    return Table("per class", ["class", "AP", *(f"AP@{d:g}m" for d in DISTANCES), *map(str.upper, ERRORS), "gt"], rows)
+    return Table("per class", ["class", "AP", *(f"AP@{d:g}m" for d in DISTANCES), *map(shown_name, ERRORS), "gt"], rows)
 
 
 def _footnote(result: dict, scored: Scored) -> str:

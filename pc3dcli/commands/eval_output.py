@@ -17,15 +17,15 @@ from pathlib import Path
 
 from pc3dcli.commands.evaluation import Evaluation, Table, shown
 from pc3dcli.errors import InputError, UsageError
-from pc3dcli.formats.report_page import class_groups, mean_names
 from pc3dcli.formats.result_json import result_text
+from pc3dcli.formats.result_names import class_groups, columns_of, counted, mean_names, shown_name, unit_of
 from pc3dcli.stream.writer import atomic_file, remove_stale_temporaries
 
 _IOU = {"50": 0.5, "25": 0.25}
 
 
 def print_tables(evaluation: Evaluation, params: dict) -> None:
-    """Print the result as tables; the first line says the preset and how many scenes were scored.
+    """Print the result as tables; the first line says the preset and how much was scored.
 
     params  those of the command: per_scene, size_bins and confusion show what they add
     """
@@ -46,9 +46,9 @@ def print_table_list(tables: list[Table]) -> None:
 
 
 def _first_line(result: dict, num_scored: int) -> str:
-    scenes = result["inputs"]["scenes"]
-    partial = "" if num_scored == scenes else f"{num_scored} of "
-    return f"{result['task']}, preset {result['preset']}, {partial}{scenes} scene{'s' * (scenes != 1)}"
+    number = result["inputs"]["scenes"]
+    partial = "" if num_scored == number else f"{num_scored} of "
+    return f"{result['task']}, preset {result['preset']}, {partial}{counted(number, unit_of(result))}"
 
 
 def last_line(result: dict) -> str:
@@ -61,11 +61,12 @@ def last_line(result: dict) -> str:
 
 
 def _extra_tables(result: dict, params: dict) -> Iterator[Table]:
+    unit = unit_of(result)
     if "intervals" in result:
-        rows = [[name.upper(), *map(shown, bounds)] for name, bounds in result["intervals"].items()]
-        yield Table("95 % interval over scenes", ["metric", "low", "high"], rows)
+        rows = [[shown_name(name), *map(shown, bounds)] for name, bounds in result["intervals"].items()]
+        yield Table(f"95 % interval over {unit}s", ["metric", "low", "high"], rows)
     if params["per_scene"] and result["per_scene"]:
-        yield _wide_table("per scene", "scene", result["per_scene"])
+        yield _wide_table(f"per {unit}", unit, result["per_scene"])
     if params["size_bins"]:
         yield _wide_table("recall by size in vertices", "size", result["size_bins"])
     for title, rows in result.get("breakdowns", {}).items():
@@ -78,14 +79,9 @@ def _extra_tables(result: dict, params: dict) -> Iterator[Table]:
 
 def _wide_table(title: str, first: str, rows: dict[str, dict]) -> Table:
     """Return a table with a row for each name and a column for each of its metrics, counts last."""
-    columns = list(next(iter(rows.values())))
-    columns = [c for c in columns if c != "gt"] + ["gt"] * ("gt" in columns)
-    cells = [[name, *(_cell(row.get(column)) for column in columns)] for name, row in rows.items()]
-    return Table(title, [first, *(c if c == "gt" else c.upper() for c in columns)], cells)
-
-
-def _cell(value: float | int | None) -> str:
-    return str(value) if isinstance(value, int) else shown(value)
+    columns = columns_of(rows.values())
+    cells = [[name, *(shown(row.get(column)) for column in columns)] for name, row in rows.items()]
+    return Table(title, [first, *map(shown_name, columns)], cells)
 
 
 def _plain_lines(table: Table) -> Iterator[str]:

@@ -40,8 +40,8 @@ preset davis (DAVIS 2017, semi-supervised): the objects are 1 to the largest id 
 method was given, and each is compared with the masks of its own id. J is the IoU of the masks, 1 where both are
 empty. F compares contours: precision and recall of boundary pixels that have one of the other mask within 0.008 of
 the image diagonal, rounded up to whole pixels. The first and the last frame do not count. J and F of an object are
-means over frames, those of the data set means over the objects of all videos; JF is the mean of both. J_RECALL is the
-share of frames above 0.5, J_DECAY the mean of the first quarter of the frames minus that of the last. An id below the
+means over frames, those of the data set means over the objects of all videos; J&F is the mean of both. J recall is the
+share of frames above 0.5, J decay the mean of the first quarter of the frames minus that of the last. An id below the
 largest that no frame has is an object still (public behaviour; warned of), objects that appear later are none. Void
 pixels (255 beside other ids in 8 bits) are background. Predicted ids that are no object stop the public scorer; here
 they are warned of.
@@ -51,11 +51,11 @@ the largest sum of mean J and F gives it, over all frames; void pixels are taken
 scorer refuses more than 20 tracks in a video; here that is warned of. It is the preset for tracks found
 automatically.
 
-With both, the tracks are scored as they are, whatever their ids. IDF1, ID_SWITCHES and FRAGMENTATIONS are those of
+With both, the tracks are scored as they are, whatever their ids. IDF1, id switches and fragmentations are those of
 CLEAR MOT and of identity measures (package motmetrics) for pairs whose masks have an IoU of 0.5 or more in a frame.
 AP, AP50 and AP75 are those of video instance segmentation: IoU over all frames, precision at 101 recalls, the 100
 best tracks of a video; AP is the mean over thresholds 0.50 to 0.95. A track's score is the mean over its masks, 1
-where there is none. CONSISTENCY is the mean over objects of the share of their pixels that carry their most frequent
+where there is none. Consistency is the mean over objects of the share of their pixels that carry their most frequent
 track.
 
 Published numbers: J&F on DAVIS 2016 val (masks of 0 and 255; its own scorer is the same for one object) and 2017 val

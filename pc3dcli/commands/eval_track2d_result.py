@@ -13,6 +13,7 @@ import numpy as np
 from pc3dcli import __version__
 from pc3dcli.commands.evaluation import Evaluation, Request, Table, shown, warning_records
 from pc3dcli.formats.result_json import SCHEMA, digest
+from pc3dcli.formats.result_names import shown_name
 from pc3dcli.metrics import track_matches
 from pc3dcli.metrics.track_matches import IdentityCounts, VideoMatches
 from pc3dcli.metrics.video_masks import statistics
@@ -180,10 +181,6 @@ def _tables(result: dict, by_video: dict[str, dict]) -> list[Table]:
     names = ("jf", "j", "f", "consistency")
     rows = [[name, *(shown(row[key]) for key in names), str(row["gt"])] for name, row in result["per_class"].items()]
     rows.append(["mean", *(shown(metrics[key]) for key in names), ""])
-    objects = Table("", ["object", *(name.upper() for name in names), "frames"], rows)
-    rows = [[name, *(_cell(row[key]) for key in _TRACKS)] for name, row in (by_video | {"all": metrics}).items()]
-    return [objects, Table("tracks", ["video", *(name.upper() for name in _TRACKS)], rows)]
-
-
-def _cell(value: float | int | None) -> str:
-    return str(value) if isinstance(value, int) else shown(value)
+    objects = Table("", ["object", *map(shown_name, names), "frames"], rows)
+    rows = [[name, *(shown(row[key]) for key in _TRACKS)] for name, row in (by_video | {"all": metrics}).items()]
+    return [objects, Table("tracks", ["video", *map(shown_name, _TRACKS)], rows)]

@@ -72,9 +72,9 @@ class Evaluation:
         return self.result["warnings"]
 
 
-def shown(value: float | None) -> str:
-    """Return a number as tables show it; "-" where it is undefined."""
-    return "-" if value is None else f"{value:.4f}"
+def shown(value: float | int | None) -> str:
+    """Return a number as tables show it, a count whole; "-" where it is undefined."""
+    return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
 def check_partners(

@@ -150,7 +150,7 @@ function hideTip() {
 // ---- sections ----
 
 function fillHead(data) {
-  const number = plural(data.numScenes, "scene");
+  const number = plural(data.numScenes, data.unit);
   document.title = `${data.task}, preset ${data.preset}`;
   element("tool").textContent = `pc3d eval ${data.version}`;
   element("heading").textContent = `${data.task}, preset ${data.preset}`;
@@ -221,18 +221,20 @@ function fillBreakdowns(breakdowns) {
   }
 }
 
-function fillScenes({ scenes, sceneColumn }) {
+function fillScenes({ scenes, sceneColumn, unit }) {
   element("scenes").hidden = !scenes.rows.length;
   if (!scenes.rows.length) return;
   const name = scenes.columns[sceneColumn], column = sceneColumn + 1;
   const values = scenes.rows.map((row) => row[column]).filter((value) => value !== null);
   const missing = scenes.rows.length - values.length;
-  const note = [plural(scenes.rows.length, "scene"), `lowest ${name} first`];
+  element("scenes-title").textContent = `${unit[0].toUpperCase()}${unit.slice(1)}s`;
+  element("scene-filter").setAttribute("aria-label", `Filter ${unit}s by name`);
+  const note = [plural(scenes.rows.length, unit), `lowest ${name} first`];
   if (missing) note.push(`undefined in ${grouped(missing)}`);
   element("scenes-note").textContent = note.join(", ");
-  if (values.length >= FILTER_FROM) element("histogram").append(histogram(values, name));
+  if (values.length >= FILTER_FROM) element("histogram").append(histogram(values, name, unit));
   const table = new SortedTable(element("scene-table"), {
-    heads: ["scene", ...scenes.columns], rows: scenes.rows, counts: scenes.counts, sort: { column, ascending: true }, limit: FIRST_ROWS,
+    heads: [unit, ...scenes.columns], rows: scenes.rows, counts: scenes.counts, sort: { column, ascending: true }, limit: FIRST_ROWS,
   });
   table.filterWith(element("scene-filter"));
 }

@@ -10,40 +10,16 @@ from __future__ import annotations
 
 import html
 import json
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from pc3dcli.formats.html_page import filled, packaged, policy_hash, safe_json
+from pc3dcli.formats.result_names import class_groups, columns_of, mean_names, shown_name, unit_of
 
 CURVE_BINS = 256  # along x: each keeps its first, lowest, highest and last point, about what a screen can show; ours
 NUM_COLORS = 8  # curves in colour when the page opens, as many as the style has colours; ours
 _SCRIPTS = ("report_plots.js", "report_matrix.js", "report_page.js")
-# what `.upper()` would get wrong; names that are not listed are shown as they are in result.json
-_CASED = {"miou": "mIoU", "iou": "IoU", "map": "mAP", "macc": "mAcc", "jf": "J&F", "j": "J", "f": "F"}
-_CASED |= {name: f"m{name[1:].upper()}" for name in ("mate", "mase", "maoe", "mave", "maae")}
-_ACRONYMS = {
-    "ap",
-    "rc",
-    "nds",
-    "oa",
-    "aos",
-    "bev",
-    "idf",
-    "r",
-    "pq",
-    "sq",
-    "rq",
-    "ate",
-    "ase",
-    "aoe",
-    "ave",
-    "aae",
-    "spnds",
-}
-_WORD = re.compile(r"([a-z]+)(\d*)")
 
 
 @dataclass(frozen=True)
@@ -53,7 +29,7 @@ class Report:
     result      the object of `result.json`
     rule        one line: what the preset scores
     footnote    one or two lines: what was ignored
-    num_scored  scenes that had predictions
+    num_scored  scenes (frames, shapes, ...) that had predictions
     curves      name -> {"x": [...], "y": [...], "x_name": str, "y_name": str}
     """
 
@@ -96,6 +72,7 @@ def _page_data(report: Report) -> dict:
         "rule": report.rule,
         "footnote": report.footnote,
         "version": result["tool_version"],
+        "unit": unit_of(result),
         "numScenes": num_scenes,
         "numScored": num_scenes if report.num_scored is None else report.num_scored,
         "metrics": [
@@ -119,27 +96,8 @@ def _page_data(report: Report) -> dict:
 _DIGESTS = (("Ground truth", "gt_digest"), ("Predictions", "pred_digest"))
 
 
-def shown_name(name: str) -> str:
-    """Return how a metric is written for people: "ap50" as "AP50", "head_miou" as "head mIoU"."""
-    return " ".join(_shown_word(word) for word in name.split("_"))
-
-
-def _shown_word(word: str) -> str:
-    match = _WORD.fullmatch(word)
-    if match is None:
-        return "3D" if word == "3d" else word
-    letters, digits = match.groups()
-    return (letters.upper() if letters in _ACRONYMS else _CASED.get(letters, letters)) + digits
-
-
 def _option_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def columns_of(rows: Iterable[dict]) -> list[str]:
-    """Return the metrics that rows have, in the order of their first appearance, the count of instances last."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    return [name for name in columns if name != "gt"] + ["gt"] * ("gt" in columns)
 
 
 def _table(rows: dict[str, dict]) -> dict:
@@ -162,19 +120,6 @@ def _shown(value: float | int | None) -> str:
 def _rounded(value: float | int | None) -> float | int | None:
     """Return a number of a table with the digits that a page needs, half the size of all."""
     return round(value, 6) if isinstance(value, float) else value
-
-
-def mean_names(result: dict) -> dict[str, str | None]:
-    """Return, for each column of the classes, the metric that is its mean: of the same name, or as miou of iou."""
-    columns = columns_of(result["per_class"].values())
-    metrics = result["metrics"]
-    return {column: next((name for name in (column, f"m{column}") if name in metrics), None) for column in columns}
-
-
-def class_groups(result: dict) -> list[str]:
-    """Return the groups of classes that have means of their own: "head" where there are ap and head_ap."""
-    first = next((name for name in mean_names(result).values() if name is not None), None)
-    return [name[: -len(f"_{first}")] for name in result["metrics"] if first and name.endswith(f"_{first}")]
 
 
 def class_means(result: dict) -> list[list]:

@@ -165,16 +165,16 @@ class Curves {
 
 // ---- spread of the scenes ----
 
-function histogram(values, name) {
+function histogram(values, name, unit) {
   const reach = values.reduce((a, b) => Math.max(a, b), 1), counts = new Array(BINS).fill(0);
   for (const value of values) counts[Math.min(BINS - 1, Math.max(0, Math.floor(value / reach * BINS)))] += 1;
   const most = Math.max(...counts), width = 664, height = 90, left = 12, step = (width - 2 * left) / BINS;
-  const drawing = svg("svg", { viewBox: `0 0 ${width} ${height + 42}`, role: "img", "aria-label": `Scenes by ${name}` });
+  const drawing = svg("svg", { viewBox: `0 0 ${width} ${height + 42}`, role: "img", "aria-label": `${unit}s by ${name}` });
   counts.forEach((count, k) => {
     const [x, tall] = [left + k * step, count / most * height];
     const bar = svg("rect", { class: "count", x: x + 1, width: step - 2, y: 10 + height - tall, height: tall });
     const range = `${(k / BINS * reach).toFixed(2)} to ${((k + 1) / BINS * reach).toFixed(2)}`;
-    bar.addEventListener("pointermove", (event) => showTip(`${name} ${range}\n${plural(count, "scene")}`, event));
+    bar.addEventListener("pointermove", (event) => showTip(`${name} ${range}\n${plural(count, unit)}`, event));
     bar.addEventListener("pointerleave", hideTip);
     drawing.append(bar);
   });

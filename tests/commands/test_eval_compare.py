@@ -127,7 +127,7 @@ def test_options_that_change_no_number_may_differ(compare):
     warning = {"code": "missing-scene", "file": "scene1", "detail": "scored as a scene without predictions"}
     result = compare(result_of(), result_of(0.1, options=options, warnings=[warning]))
     assert result.code == 0
-    assert "b.json: 1 of its scenes were scored as without predictions (missing-scenes)" in result.err
+    assert "b.json: was scored with predictions missing (1 warning) (missing-predictions)" in result.err
 
 
 def test_a_seed_without_resamples_decides(compare):

@@ -54,7 +54,7 @@ def test_a_perfect_result(run, world):
 
 def test_the_text_names_the_main_number_and_ends_with_the_summary(run, world):
     lines = evaluate(run, world).out.splitlines()
-    assert lines[0] == "kitti, preset kitti, 5 scenes"
+    assert lines[0] == "kitti, preset kitti, 5 frames"
     assert any(line.startswith("R40 is the main number; with 40 objects or fewer R40 cannot reach 1") for line in lines)
     assert lines[-1] == "preset=kitti scenes=5 classes=3 undefined=1 ignored_predictions=0"
 

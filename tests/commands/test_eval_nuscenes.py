@@ -47,7 +47,7 @@ def test_table(world, score):
     result = score("-q")
     lines = result.out.splitlines()
     assert result.code == 0 and lines[0] == "nuscenes, preset nuscenes, 2 scenes"
-    assert lines[1].split() == ["metric", "MAP", "NDS", "SPNDS", "MATE", "MASE", "MAOE", "MAVE", "MAAE"]
+    assert lines[1].split() == ["metric", "mAP", "NDS", "SPNDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE"]
     assert any(line.split()[:1] == ["0-20"] for line in lines) and "traffic_cone" in result.out
     assert lines[-1].startswith("preset=nuscenes scenes=2 classes=10 undefined=0 ignored_predictions=")
 

@@ -70,7 +70,7 @@ def test_one_file_without_ground_truth_beside_it(world):
 
 def test_text(run, world):
     lines = run("eval", "pred", "--gt", "data", "--task", "parts").out.splitlines()
-    assert lines[0] == "parts, preset parts, 3 scenes"
+    assert lines[0] == "parts, preset parts, 3 shapes"
     assert [line.split()[0] for line in lines[2:4]] == ["Cap", "Chair"]
     assert "4 points a shape" in lines[-2]
     assert lines[-1] == "preset=parts scenes=3 classes=16 undefined=14 ignored_predictions=0"

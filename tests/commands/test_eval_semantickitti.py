@@ -73,7 +73,7 @@ def test_moving_classes(run, world):
 def test_text_output(run, world):
     result = run("eval", "pred", "--gt", "gt", "--task", "semantickitti")
     lines = result.out.splitlines()
-    assert lines[0] == "semantickitti, preset semkitti, 2 scenes"
+    assert lines[0] == "semantickitti, preset semkitti, 2 scans"
     assert [line.split()[0] for line in lines[2:9]] == ["car", "other-vehicle", "road", "building", "mean", "ACC", "OA"]
     assert lines[-1] == "preset=semkitti scenes=2 classes=19 undefined=15 ignored_predictions=2"
 
@@ -158,5 +158,5 @@ def test_missing_scans_with_and_without_numbers_of_scans(run, world):
     assert plain == score(run, "--allow-missing", "--per-scene")
     for extra in ((), ("--per-scene",)):
         result = run("eval", "pred", "--gt", "gt", "--task", "semantickitti", "--allow-missing", *extra)
-        assert result.out.startswith("semantickitti, preset semkitti, 2 of 3 scenes")
+        assert result.out.startswith("semantickitti, preset semkitti, 2 of 3 scans")
         assert "scenes=3 classes=19 undefined=15 ignored_predictions=2" in result.out

@@ -64,7 +64,7 @@ def test_table(run, world):
     result = score(run, "pred")
     assert result.code == 0, result.err
     lines = [line.split() for line in result.out.splitlines()]
-    assert lines[0] == ["track2d,", "preset", "davis,", "2", "scenes"]
+    assert lines[0] == ["track2d,", "preset", "davis,", "2", "videos"]
     j = (1 + 3 * 360 / 440) / 4  # of object 1: one frame of four is untouched; first and last do not count
     assert lines[2][0] == "a_1" and lines[2][2] == f"{j:.4f}" and lines[2][-1] == "6"
     assert lines[3] == ["a_2", "1.0000", "1.0000", "1.0000", "1.0000", "6"]
@@ -185,7 +185,7 @@ def test_pairing(run, world):
     (world / "pred" / "c").rename(world / "elsewhere")
     assert "1 video (a) without predictions" in score(run, "pred").err
     result = score(run, "pred", "--allow-missing")
-    assert result.out.splitlines()[0].endswith("1 of 2 scenes") and "missing-scene" in result.err
+    assert result.out.splitlines()[0].endswith("1 of 2 videos") and "missing-scene" in result.err
 
 
 def test_split_chooses_videos(run, world):
@@ -193,7 +193,7 @@ def test_split_chooses_videos(run, world):
     (world / "gt" / "ImageSets" / "2017" / "val.txt").write_text("b\n")
     (world / "some.txt").write_text("b\n")
     for split in ("val", "some.txt"):
-        assert score(run, "pred", "--split", split).out.splitlines()[0].endswith("1 scene")
+        assert score(run, "pred", "--split", split).out.splitlines()[0].endswith("1 video")
     assert metrics(score(run, "pred", "--split", "val", "--json"))["j"] == 1
     (world / "some.txt").write_text("b\nz\n")
     result = score(run, "pred", "--split", "some.txt")

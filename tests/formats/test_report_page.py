@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from pc3dcli.formats.report_page import CURVE_BINS, Report, build_report, shown_name, thinned
+from pc3dcli.formats.report_page import CURVE_BINS, Report, build_report, thinned
 
 HOSTILE = "</script><script>document.title='owned'</script><!--"
 
@@ -143,21 +143,9 @@ def test_short_curves_stay_as_they_are():
     assert thinned(np.zeros(5000), np.linspace(0, 1, 5000))[1].tolist() == [0, 1]  # all at one place
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("ap50", "AP50"),
-        ("head_ap", "head AP"),
-        ("miou", "mIoU"),
-        ("map", "mAP"),
-        ("mate", "mATE"),
-        ("jf", "J&F"),
-        ("idf1", "IDF1"),
-        ("3d_r40_moderate", "3D R40 moderate"),
-    ],
-)
-def test_names_for_people(name, text):
-    assert shown_name(name) == text
+def test_the_page_says_what_the_task_counts():
+    assert data_of(build_report(Report(result_of())))["unit"] == "scene"
+    assert data_of(build_report(Report(result_of(task="kitti"))))["unit"] == "frame"
 
 
 def test_no_script_is_said():

@@ -40,6 +40,8 @@ def test_votes_are_means_of_logits_not_of_classes():
     logits = np.array([[[0.0, 1, 0]], [[0, 1, 0]], [[9, 0, 0]]])  # two of three passes say 1, their mean says 0
     single, vote = first_and_vote(logits)
     assert (single.tolist(), vote.tolist()) == ([1], [0])
+    single, vote = first_and_vote(np.array([[[5.0, 0]], [[0, 3]], [[0, 3]]]))  # the highest logit says 0, the mean 1
+    assert (single.tolist(), vote.tolist()) == ([0], [1])
 
 
 def test_the_same_pass_again_votes_as_one_pass():

@@ -122,8 +122,9 @@ def metric_records(result: dict) -> Iterator[dict]:
         yield from (_metric(name, row[name], by=title, bin=part) for part, row in rows.items() for name in row)
     for size, row in result.get("size_bins", {}).items():
         yield from (_metric(name, row[name], size=size, count=row["gt"]) for name in row if name != "gt")
+    overlap = {"iou": 0.5} if result["task"] == "instance" else {}
     for cell in result.get("confusion", ()):
-        yield _metric("confusion", cell["count"], **{"class": cell["gt"], "predicted": cell["pred"], "iou": 0.5})
+        yield _metric("confusion", cell["count"], **({"class": cell["gt"], "predicted": cell["pred"]} | overlap))
 
 
 def _metric(name: str, value: float | None, **fields: object) -> dict:

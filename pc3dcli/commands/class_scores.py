@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pc3dcli.commands.evaluation import Table, shown
+from pc3dcli.commands.evaluation import Table, confusion_cells, shown
 from pc3dcli.commands.numbers import Numbers, intervals, number
 from pc3dcli.metrics.classification import sample_counts
 from pc3dcli.metrics.miou import class_accuracy, class_counts, confusion, mean_defined, overall_accuracy
@@ -71,7 +71,7 @@ def fill(numbers: Numbers, samples: Samples, predictions: dict[str, np.ndarray],
         numbers.extras["confusion"] = _confusion(samples, clipped[main])
     if options["bootstrap"]:
         counts = sample_counts(samples.label, predictions[main], num_classes)
-        numbers.extras["intervals"] = intervals(counts, accuracies, options, numbers.warnings)
+        numbers.extras["intervals"] = intervals(counts, accuracies, options, numbers.task, numbers.warnings)
 
 
 def table(numbers: Numbers) -> Table:
@@ -91,5 +91,4 @@ def table(numbers: Numbers) -> Table:
 
 def _confusion(samples: Samples, prediction: np.ndarray) -> list[dict]:
     counts = confusion(samples.label, prediction, len(samples.classes))
-    names = [*samples.classes, None]
-    return [{"gt": names[i], "pred": names[j], "count": int(counts[i, j])} for i, j in np.argwhere(counts).tolist()]
+    return confusion_cells(counts, [*samples.classes, None])

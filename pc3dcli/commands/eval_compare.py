@@ -16,11 +16,11 @@ import typer
 
 from pc3dcli.commands import eval_compare_output as output
 from pc3dcli.commands import eval_output
-from pc3dcli.commands.evaluation import FEW_SCENES, named, warning_records
+from pc3dcli.commands.evaluation import has_intervals, named, warning_records
 from pc3dcli.errors import InputError, UsageError
 from pc3dcli.formats.result_json import read_result
 from pc3dcli.formats.result_names import counted, unit_of
-from pc3dcli.metrics.paired_bootstrap import PairedDifference, paired_differences
+from pc3dcli.metrics.bootstrap import PairedDifference, paired_differences
 
 OPTIONS = frozenset(
     ("predictions", "compare", "fail_under", "json", "csv", "strict", "bootstrap", "seed", "config", "print_config",
@@ -116,7 +116,7 @@ def _rules(result: dict, first: dict) -> list[tuple[str, Any, Any]]:
     digests = [one["inputs"].get("gt_digest") for one in (result, first)]
     if None not in digests:
         rules.append(("the digest of the ground truth", *digests))
-    rules.append((f"the number of {unit_of(first)}s", result["inputs"]["scenes"], first["inputs"]["scenes"]))
+    rules.append((f"the number of {unit_of(first['task'])}s", result["inputs"]["scenes"], first["inputs"]["scenes"]))
     return rules
 
 
@@ -129,7 +129,9 @@ def _warnings(run: Run) -> set[tuple[str, str, str]]:
     if run.result["inputs"].get("gt_digest") is None:
         found.add(("no-digest", run.name, "does not say which ground truth it is of"))
     if not run.result.get("per_scene"):
-        found.add(("no-scenes", run.name, f"has no numbers of {unit_of(run.result)}s, so there are no intervals"))
+        found.add(
+            ("no-scenes", run.name, f"has no numbers of {unit_of(run.result['task'])}s, so there are no intervals")
+        )
     codes = [one.get("code") for one in run.result["warnings"] if isinstance(one, dict)]
     count = sum(str(code).startswith(("missing-", "failed-")) for code in codes)
     if count:
@@ -144,7 +146,7 @@ def compare(runs: list[Run], num_resamples: int, seed: int, warnings: set[tuple[
     raises  InputError when the runs have numbers of different scenes
     """
     first, differences = runs[0], []
-    unit = unit_of(first.result)
+    unit = unit_of(first.result["task"])
     for run in runs[1:]:
         scenes = [one.result.get("per_scene") or {} for one in (first, run)]
         if not all(scenes):
@@ -153,9 +155,8 @@ def compare(runs: list[Run], num_resamples: int, seed: int, warnings: set[tuple[
         odd = sorted(scenes[0].keys() ^ scenes[1].keys())
         if odd:
             raise InputError(f"cannot be compared: {named(odd, unit)} only in it or in {first.name}", file=run.name)
-        if num_resamples and len(scenes[0]) < FEW_SCENES:
-            what = "has no meaning" if len(scenes[0]) == 1 else "is unreliable"
-            warnings.add(("few-scenes", "", f"an interval over {counted(len(scenes[0]), unit)} {what}"))
+        if num_resamples:
+            has_intervals(len(scenes[0]), unit, warnings)
         differences.append(_scene_differences(*scenes, num_resamples, seed))
     return Comparison(runs, differences, num_resamples, seed)
 

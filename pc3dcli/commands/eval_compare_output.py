@@ -45,7 +45,9 @@ def print_comparison(comparison: Comparison) -> None:
     """Print the runs side by side, then the differences scene by scene (frame by frame, ...)."""
     runs, result = comparison.runs, comparison.runs[0].result
     scenes = result["inputs"]["scenes"]
-    print(f"{result['task']}, preset {result['preset']}, {len(runs)} runs over {counted(scenes, unit_of(result))}")
+    print(
+        f"{result['task']}, preset {result['preset']}, {len(runs)} runs over {counted(scenes, unit_of(result['task']))}"
+    )
     print("\n".join(f"{run.letter}  {run.name}" for run in runs))
     print_table_list(list(_tables(comparison)))
     print(_footnote(comparison))
@@ -54,7 +56,7 @@ def print_comparison(comparison: Comparison) -> None:
 
 def _tables(comparison: Comparison) -> Iterator[Table]:
     runs = comparison.runs
-    unit = unit_of(runs[0].result)
+    unit = unit_of(runs[0].result["task"])
     yield _side_by_side(f"over all {unit}s", "metric", runs, [run.result["metrics"] for run in runs], names_of(runs))
     columns = columns_of(runs[0].result["per_class"].values())
     column = next((name for name in (*_MAIN_COLUMNS, *columns) if name in columns), None)
@@ -91,7 +93,7 @@ def _side_by_side(title: str, first: str, runs: Sequence[Run], columns: list[dic
 
 
 def _footnote(comparison: Comparison) -> str:
-    unit = unit_of(comparison.runs[0].result)
+    unit = unit_of(comparison.runs[0].result["task"])
     if not any(comparison.scene_differences):
         return f"no numbers of {unit}s: results of `pc3d eval --report` have them"
     if not comparison.num_resamples:

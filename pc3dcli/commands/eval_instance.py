@@ -216,7 +216,7 @@ class _Run:
         ids = self._read_truth(path)
         num_vertices, keep = ids.size, None
         if self.options.vertex_masks is not None:
-            mask_path = _vertex_mask_file(self.options.vertex_masks, scene)
+            mask_path = scannet_instances.find_vertex_mask(self.options.vertex_masks, scene)
             keep = ~scannet_instances.read_vertex_mask(mask_path, num_vertices)
             self._remember(mask_path, self.options.vertex_masks, "vertex-masks/")
             ids = ids[keep]
@@ -273,11 +273,3 @@ class _Run:
                 digest_entries=(sorted(self.truth_entries), predictions),
             )
         )
-
-
-def _vertex_mask_file(folder: Path, scene: str) -> Path:
-    tried = (f"{scene}.txt", f"{scene}/scans/mesh_aligned_0.05_mask.txt")
-    for name in tried:
-        if (folder / name).is_file():
-            return folder / name
-    raise InputError(f"no vertex mask of scene {scene}; tried {' and '.join(tried)}", file=folder)

@@ -9,10 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from pc3dcli import __version__
-from pc3dcli.commands.evaluation import FEW_SCENES, Evaluation, Table, shown, warning_records
+from pc3dcli.commands.evaluation import (
+    Entries,
+    Evaluation,
+    Table,
+    base_result,
+    confusion_cells,
+    has_intervals,
+    shown,
+    warning_records,
+)
 from pc3dcli.formats.class_lists import ClassList
-from pc3dcli.formats.result_json import SCHEMA, digest
 from pc3dcli.formats.result_names import shown_name
 from pc3dcli.metrics import instance_ap, instance_extras
 from pc3dcli.metrics.instance_ap import AT_25, AT_50, OVER_50, ClassScores, SceneMatches, TruthRule, mean_or_none
@@ -66,7 +73,7 @@ class Scored:
     options: InstanceOptions
     warnings: set[tuple[str, str, str]]
     programs: list[dict]
-    digest_entries: tuple[list[tuple[str, str]], list[tuple[str, str]]]
+    digest_entries: tuple[Entries, Entries]
 
 
 def evaluation_of(scored: Scored) -> Evaluation:
@@ -97,14 +104,9 @@ def _result(scored: Scored) -> dict:
     if all(scene.score.size == 0 for scene in matches):
         why = "every prediction was dropped or ignored" if num_predictions else "there are no predictions"
         warnings.add(("no-prediction-counts", "", why))
-    truth_digest, prediction_digest = (digest(part) if options.has_digest else None for part in scored.digest_entries)
-    result = {
-        "schema": SCHEMA,
-        "task": "instance",
-        "preset": options.preset,
-        "tool_version": __version__,
+    entries = scored.digest_entries if options.has_digest else None
+    result = base_result("instance", options.preset, len(matches), entries) | {
         "options": _options(scored),
-        "inputs": {"scenes": len(matches), "gt_digest": truth_digest, "pred_digest": prediction_digest},
         "metrics": _summary(scores, scored.classes, options.recall),
         "per_class": _per_class(scores, scored.classes, options.recall),
         "counts": {
@@ -175,23 +177,17 @@ def _extras(scored: Scored, warnings: set) -> dict:
         extras["size_bins"] = instance_extras.recall_by_size(matches)
     if options.confusion or options.has_digest:
         table = instance_extras.confusion(matches, scored.rule.num_classes)
-        names = [*scored.classes.names, None]  # None: missed, or on nothing
-        extras["confusion"] = [
-            {"gt": names[i], "pred": names[j], "count": int(table[i, j])} for i, j in np.argwhere(table).tolist()
-        ]
+        extras["confusion"] = confusion_cells(table, [*scored.classes.names, None])
     if options.bootstrap:
         extras["intervals"] = _intervals(scored, warnings)
     return extras
 
 
 def _intervals(scored: Scored, warnings: set) -> dict[str, list[float | None]]:
-    """Return the bootstrap intervals, null for a single scene: each resample would be that scene."""
+    """Return the bootstrap intervals, null for a single scene."""
     matches = list(scored.scenes.values())
-    if len(matches) == 1:
-        warnings.add(("one-scene", "", "an interval over one scene has no meaning"))
+    if not has_intervals(len(matches), "scene", warnings):
         return {"ap" + suffix: [None, None] for suffix in _COLUMNS}
-    if len(matches) < FEW_SCENES:
-        warnings.add(("few-scenes", "", f"an interval over {len(matches)} scenes is unreliable"))
     rng = np.random.default_rng(scored.options.seed)
     return instance_extras.bootstrap_intervals(matches, scored.rule.num_classes, scored.options.bootstrap, rng)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pc3dcli.commands.eval_kitti_result import KittiOptions, Scored, evaluation_of, metric_names_of
-from pc3dcli.commands.evaluation import Evaluation, Request, check_partners, named
+from pc3dcli.commands.evaluation import Entries, Evaluation, Request, check_partners, named, parse_ranges
 from pc3dcli.commands.inputs import is_stream
 from pc3dcli.errors import FormatError, InputError, UsageError
 from pc3dcli.formats import kitti_labels
@@ -104,27 +104,12 @@ def kitti_options(request: Request) -> KittiOptions:
         preset=request.preset,
         loose=options.get("loose", False),
         split=options.get("split"),
-        ranges=_ranges(options.get("ranges")),
+        ranges=() if options.get("ranges") is None else tuple(parse_ranges(options["ranges"]).values()),
         allow_missing=options.get("allow_missing", False),
         confusion=options.get("confusion", False),
         per_scene=options.get("per_scene", False),
         has_digest=request.has_digest,
     )
-
-
-def _ranges(text: str | None) -> tuple[tuple[float, float], ...]:
-    """Parse "0-30,30-50"."""
-    ranges = []
-    for part in text.split(",") if text else ():
-        low, dash, high = part.strip().partition("-")
-        try:
-            limits = float(low), float(high)
-        except ValueError:
-            limits = None
-        if not dash or limits is None or not 0 <= limits[0] < limits[1] < float("inf"):
-            raise UsageError(f"--ranges {text}: found {part.strip()!r}, expected metres such as 0-30")
-        ranges.append(limits)
-    return tuple(ranges)
 
 
 @dataclass
@@ -199,7 +184,7 @@ class _Reader:
                 hint = f"KITTI's types: {', '.join(kitti_labels.TYPES)}"
                 raise FormatError(f"unknown type {name!r}, which no label has", file=path, line=line, hint=hint)
 
-    def digest_entries(self, gt: Path, folder: Path) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    def digest_entries(self, gt: Path, folder: Path) -> tuple[Entries, Entries]:
         """Return (relative path, SHA-256) of the files read, where they are wanted."""
         if not self.options.has_digest:
             return [], []

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pc3dcli import __version__
-from pc3dcli.commands.evaluation import Evaluation, Table, shown, warning_records
-from pc3dcli.formats.result_json import SCHEMA, digest
+from pc3dcli.commands.evaluation import Entries, Evaluation, Table, base_result, confusion_cells, shown, warning_records
 from pc3dcli.metrics import kitti_ap, kitti_extras, kitti_pairs
 from pc3dcli.metrics.kitti_ap import DIFFICULTIES, NUM_STEPS, Curve, Subset
 from pc3dcli.metrics.kitti_pairs import CLASSES, OVERLAPS, Boxes
@@ -50,7 +48,7 @@ class Scored:
     found: Boxes
     options: KittiOptions
     warnings: set[tuple[str, str, str]]
-    digest_entries: tuple[list[tuple[str, str]], list[tuple[str, str]]]
+    digest_entries: tuple[Entries, Entries]
 
 
 def metric_names_of() -> list[str]:
@@ -135,11 +133,8 @@ class _Curves:
         scores = [self.operating_score("bbox", c) for c in range(len(CLASSES))]
         lowest = [np.inf if score is None else score for score in scores]
         wanted = np.any([self.seen[c, HARD].truth == kitti_ap.COUNTED for c in range(len(CLASSES))], axis=0)
-        rows = kitti_extras.confusion(self.truth, self.found, self.excused["bbox"], lowest, wanted)
-        named = [*NAMES, None]
-        return [
-            {"gt": named[-1 if i is None else i], "pred": named[-1 if j is None else j], "count": n} for i, j, n in rows
-        ]
+        counts = kitti_extras.confusion(self.truth, self.found, self.excused["bbox"], lowest, wanted)
+        return confusion_cells(counts, [*NAMES, None])
 
     def for_page(self) -> dict[str, dict]:
         """Return the curves at moderate as the report draws them."""
@@ -165,14 +160,9 @@ def _result(scored: Scored, curves: _Curves) -> dict:
     options, found = scored.options, scored.found
     per_class = {name: _class_row(curves, c) for c, name in enumerate(CLASSES)}
     can_count = (found.kind < len(CLASSES)) & (np.abs(found.image_height) >= min(kitti_ap.MIN_HEIGHT))
-    truth_digest, found_digest = (digest(part) if options.has_digest else None for part in scored.digest_entries)
-    result = {
-        "schema": SCHEMA,
-        "task": "kitti",
-        "preset": options.preset,
-        "tool_version": __version__,
+    entries = scored.digest_entries if options.has_digest else None
+    result = base_result("kitti", options.preset, len(scored.frames), entries) | {
         "options": _options(options),
-        "inputs": {"scenes": len(scored.frames), "gt_digest": truth_digest, "pred_digest": found_digest},
         "metrics": _summary(per_class),
         "per_class": per_class,
         "counts": {

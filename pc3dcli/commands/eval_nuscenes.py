@@ -6,7 +6,6 @@ The rules of the numbers are in `metrics/nuscenes_*.py` and evaluation.md sectio
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,8 @@ import numpy as np
 from pc3dcli.commands.eval_nuscenes_boxes import Predictions, ReadRules, read_predictions
 from pc3dcli.commands.eval_nuscenes_result import Scored, evaluation_of
 from pc3dcli.commands.eval_nuscenes_result import metric_names as result_names
-from pc3dcli.commands.evaluation import Evaluation, Request, check_partners, named
-from pc3dcli.errors import InputError, UsageError
+from pc3dcli.commands.evaluation import Entries, Evaluation, Request, check_partners, named, parse_ranges
+from pc3dcli.errors import InputError
 from pc3dcli.formats.nuscenes_splits import split_scenes
 from pc3dcli.formats.nuscenes_tables import TABLES, Annotations, Samples, TableReader, find_tables
 from pc3dcli.formats.result_json import file_sha256
@@ -106,7 +105,7 @@ def run(request: Request) -> Evaluation:
         in_ranges[name] = matched(truth.take(rows), boxes.take((distance >= low) & (distance < high)))
     truth = truth.take(in_class_range(truth, truth_distance))
     boxes = boxes.take(in_class_range(boxes, distance))
-    digests = _digests(tables, predictions) if request.has_digest else (None, None)
+    digests = _digests(tables, predictions) if request.has_digest else None
     return evaluation_of(
         Scored(
             found=matched(truth, boxes),
@@ -124,19 +123,8 @@ def run(request: Request) -> Evaluation:
 
 
 def _ranges(request: Request) -> dict[str, tuple[float, float]]:
-    """Return the ranges of --ranges by their text."""
     text = request.options["ranges"]
-    ranges = {}
-    for part in (DEFAULT_RANGES if text is None else text).split(","):
-        low, _, high = part.strip().partition("-")
-        try:
-            bounds = float(low), float(high)
-        except ValueError:
-            bounds = math.nan, math.nan
-        if not 0 <= bounds[0] < bounds[1] < math.inf or part.strip() in ranges:
-            raise UsageError(f"--ranges {text}: expected ranges of metres such as {DEFAULT_RANGES}")
-        ranges[part.strip()] = bounds
-    return ranges
+    return parse_ranges(DEFAULT_RANGES if text is None else text)
 
 
 def _wanted_scenes(
@@ -201,5 +189,5 @@ def _outside_racks(boxes: Boxes, racks: Racks) -> Boxes:
     return boxes.take(~in_rack(boxes, racks)) if racks.sample.size else boxes
 
 
-def _digests(tables: Path, predictions: Predictions) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+def _digests(tables: Path, predictions: Predictions) -> tuple[Entries, Entries]:
     return [(f"{name}.json", file_sha256(tables / f"{name}.json")) for name in TABLES], predictions.entries

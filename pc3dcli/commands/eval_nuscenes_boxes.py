@@ -7,7 +7,6 @@ the frame's points: global by its `world_from_points`, by the tables' poses of L
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pc3dcli.commands.inputs import is_stream, stream_scenes
+from pc3dcli.commands.inputs import holds_stream, stream_entry, stream_scenes
 from pc3dcli.errors import FormatError, InputError, UsageError
 from pc3dcli.formats.nuscenes_results import MAX_BOXES, read_submission
 from pc3dcli.formats.nuscenes_tables import ATTRIBUTES, Samples
@@ -61,7 +60,7 @@ class ReadRules:
 
 def read_predictions(sources: list[str], rules: ReadRules) -> Predictions:
     """Read a submission, or streams; raises UsageError for both together, FormatError and InputError for inputs."""
-    paths = [_submission_file(Path(source)) for source in sources if not _holds_stream(source)]
+    paths = [_submission_file(Path(source)) for source in sources if not holds_stream(source)]
     if not paths:
         return _read_streams(sources, rules)
     if len(sources) > 1:
@@ -80,11 +79,6 @@ def read_predictions(sources: list[str], rules: ReadRules) -> Predictions:
     columns["yaw"] = quaternion_yaw(columns.pop("rotation"))
     entries = [(paths[0].name, file_sha256(paths[0]))] if rules.has_digest else []
     return Predictions(list(submission.samples), columns, entries)
-
-
-def _holds_stream(source: str) -> bool:
-    path = Path(source)
-    return is_stream(source) or (path.is_dir() and any(path.glob("*.ndjson")))
 
 
 def _submission_file(path: Path) -> Path:
@@ -123,8 +117,7 @@ def _read_streams(sources: list[str], rules: ReadRules) -> Predictions:
         parts.append(columns)
         read.samples += scene.frames
         if rules.has_digest:
-            text = "".join(line.text + "\n" for line in records.kept)
-            read.entries.append((f"{records.id}.ndjson", hashlib.sha256(text.encode()).hexdigest()))
+            read.entries.append(stream_entry(records.id, records.kept))
     read.columns = {name: np.concatenate([part[name] for part in parts]) for name in _COLUMNS}
     read.programs = list(programs.values())
     return _in_table_order(read, index)

@@ -9,12 +9,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pc3dcli import __version__
-from pc3dcli.commands.evaluation import FEW_SCENES, Evaluation, Request, Table, shown, warning_records
+from pc3dcli.commands.evaluation import (
+    Entries,
+    Evaluation,
+    Request,
+    Table,
+    base_result,
+    has_intervals,
+    shown,
+    warning_records,
+)
 from pc3dcli.formats.nuscenes_tables import Samples
-from pc3dcli.formats.result_json import SCHEMA, digest
 from pc3dcli.formats.result_names import shown_name
 from pc3dcli.metrics import nuscenes_detection
+from pc3dcli.metrics.bootstrap import percentile_interval
 from pc3dcli.metrics.nuscenes_boxes import CLASSES, DISTANCES, ego_distance
 from pc3dcli.metrics.nuscenes_detection import ERRORS, Matched, Scores, class_scores
 from pc3dcli.metrics.nuscenes_pseudo import label_quality
@@ -31,7 +39,7 @@ class Scored:
     in_ranges       by the name of a range: boxes of that distance, whatever the range of their class
     ranges          metres, from and below, by name
     num_boxes       predicted boxes that were read; num_scored  scenes that had predictions
-    digest_entries  (name, SHA-256) of tables and predictions, with digests
+    digest_entries  (name, SHA-256) of tables and predictions, None without digests
     """
 
     found: Matched
@@ -43,7 +51,7 @@ class Scored:
     request: Request
     warnings: set[tuple[str, str, str]]
     programs: list[dict]
-    digest_entries: tuple[list[tuple[str, str]] | None, list[tuple[str, str]] | None]
+    digest_entries: tuple[Entries, Entries] | None
 
     @property
     def skips_absent(self) -> bool:
@@ -72,19 +80,10 @@ def evaluation_of(scored: Scored) -> Evaluation:
 
 def _result(scored: Scored, scores: Scores, warnings: set[tuple[str, str, str]]) -> dict:
     request, num_kept = scored.request, len(scored.found.predicted)
-    truth_digest, prediction_digest = (None if part is None else digest(part) for part in scored.digest_entries)
-    result = {
-        "schema": SCHEMA,
-        "task": "nuscenes",
-        "preset": request.preset,
-        "tool_version": __version__,
+    result = base_result("nuscenes", request.preset, len(scored.samples.scenes), scored.digest_entries)
+    result["inputs"]["samples"] = len(scored.samples.tokens)
+    result |= {
         "options": _options(scored),
-        "inputs": {
-            "scenes": len(scored.samples.scenes),
-            "samples": len(scored.samples.tokens),
-            "gt_digest": truth_digest,
-            "pred_digest": prediction_digest,
-        },
         "metrics": _summary(scores, scored),
         "per_class": {name: _class_row(scores, index, scored) for index, name in enumerate(CLASSES)},
         "counts": {
@@ -176,11 +175,8 @@ def _intervals(scored: Scored, warnings: set[tuple[str, str, str]]) -> dict[str,
     """Return 2.5 and 97.5 percentiles over scenes drawn with replacement; null for a single scene."""
     found, scene, count = scored.found, scored.samples.scene, len(scored.samples.scenes)
     names = metric_names(scored.request.options["pseudo"])
-    if count == 1:
-        warnings.add(("one-scene", "", "an interval over one scene has no meaning"))
+    if not has_intervals(count, "scene", warnings):
         return {name: [None, None] for name in names}
-    if count < FEW_SCENES:
-        warnings.add(("few-scenes", "", f"an interval over {count} scenes is unreliable"))
     rng = np.random.default_rng(scored.request.options["seed"])
     order = np.array(sorted(range(count), key=scored.samples.scenes.__getitem__))
     truth_scene, box_scene = scene[found.truth.sample], scene[found.predicted.sample]
@@ -191,12 +187,7 @@ def _intervals(scored: Scored, warnings: set[tuple[str, str, str]]) -> dict[str,
         rows = np.repeat(np.arange(len(found.predicted)), times[box_scene])
         values = _summary(class_scores(found.part(truth_rows, rows)), scored)
         draws.append([math.nan if values[name] is None else values[name] for name in names])
-    return {name: _percentiles(values) for name, values in zip(names, np.array(draws).T, strict=True)}
-
-
-def _percentiles(values: np.ndarray) -> list[float | None]:
-    known = values[~np.isnan(values)]
-    return [float(np.percentile(known, share)) for share in (2.5, 97.5)] if known.size else [None, None]
+    return {name: percentile_interval(values) for name, values in zip(names, np.array(draws).T, strict=True)}
 
 
 def _warnings(scored: Scored, scores: Scores) -> Iterator[tuple[str, str, str]]:

@@ -48,7 +48,7 @@ def print_table_list(tables: list[Table]) -> None:
 def _first_line(result: dict, num_scored: int) -> str:
     number = result["inputs"]["scenes"]
     partial = "" if num_scored == number else f"{num_scored} of "
-    return f"{result['task']}, preset {result['preset']}, {partial}{counted(number, unit_of(result))}"
+    return f"{result['task']}, preset {result['preset']}, {partial}{counted(number, unit_of(result['task']))}"
 
 
 def last_line(result: dict) -> str:
@@ -61,7 +61,7 @@ def last_line(result: dict) -> str:
 
 
 def _extra_tables(result: dict, params: dict) -> Iterator[Table]:
-    unit = unit_of(result)
+    unit = unit_of(result["task"])
     if "intervals" in result:
         rows = [[shown_name(name), *map(shown, bounds)] for name, bounds in result["intervals"].items()]
         yield Table(f"95 % interval over {unit}s", ["metric", "low", "high"], rows)

@@ -189,7 +189,7 @@ def _fill(numbers: Numbers, scores: dict[str, ShapeScore], request: Request) -> 
             name: {"iou": score.iou, "accuracy": score.num_right / score.num_points} for name, score in scores.items()
         }
     if options["bootstrap"]:
-        numbers.extras["intervals"] = intervals(table, _means, options, numbers.warnings)
+        numbers.extras["intervals"] = intervals(table, _means, options, numbers.task, numbers.warnings)
 
 
 def _means(total: np.ndarray) -> dict[str, np.ndarray]:

@@ -7,7 +7,6 @@ that masks are decoded one by one and never held together (but for the one array
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,15 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pc3dcli.commands.inputs import is_stream, stream_scenes
+from pc3dcli.commands.evaluation import Entries
+from pc3dcli.commands.inputs import holds_stream, stream_entry, stream_scenes
 from pc3dcli.errors import FormatError, InputError, UsageError
 from pc3dcli.formats import scannet_instances
 from pc3dcli.formats.class_lists import ClassList
 from pc3dcli.formats.result_json import file_sha256
 from pc3dcli.metrics.instance_ap import SceneTruth, TruthRule
 from pc3dcli.stream.reader import Line, SceneRecords
-
-Entries = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -187,9 +185,8 @@ class StreamScene:
         return float(score)
 
     def entries(self) -> Entries:
-        """Return what was read, for the digest: the same for a pipe and for the files of an --out folder."""
-        text = "".join(line.text + "\n" for line in self.lines)
-        return [(f"{self.scene}.ndjson", hashlib.sha256(text.encode()).hexdigest())]
+        """Return what was read, for the digest."""
+        return [stream_entry(self.scene, self.lines)]
 
 
 def scene_files(sources: list[str]) -> dict[str, Path] | None:
@@ -197,7 +194,7 @@ def scene_files(sources: list[str]) -> dict[str, Path] | None:
 
     raises  InputError naming the patterns tried when there is none, UsageError for such a folder beside others
     """
-    others = [source for source in sources if not _holds_stream(source)]
+    others = [source for source in sources if not holds_stream(source)]
     if not others:
         return None
     if len(sources) > 1:
@@ -210,11 +207,6 @@ def scene_files(sources: list[str]) -> dict[str, Path] | None:
     if not scenes:
         raise InputError("no predictions; tried *.ndjson, *.txt, *.npz, *.safetensors", file=path)
     return scenes
-
-
-def _holds_stream(source: str) -> bool:
-    path = Path(source)
-    return is_stream(source) or (path.is_dir() and any(path.glob("*.ndjson")))
 
 
 def prediction_scenes(

@@ -16,7 +16,7 @@ from pc3dcli.commands.label_scores import metric_names as result_names
 from pc3dcli.errors import FormatError, InputError, UsageError
 from pc3dcli.formats import semantic_labels
 from pc3dcli.formats.class_lists import ClassList, grouped_classes, semantic_classes
-from pc3dcli.formats.scannet_instances import read_vertex_mask
+from pc3dcli.formats.scannet_instances import find_vertex_mask, read_vertex_mask
 from pc3dcli.metrics import miou
 
 PRESETS = {
@@ -184,12 +184,9 @@ class _TopScorer:
         folder = self.request.options["vertex_masks"]
         if folder is None:
             return np.arange(num_vertices)
-        tried = (f"{scene}.txt", f"{scene}/scans/mesh_aligned_0.05_mask.txt")
-        for name in tried:
-            if (folder / name).is_file():
-                self.scores.truth_files[f"vertex-masks/{name}"] = folder / name
-                return np.flatnonzero(~read_vertex_mask(folder / name, num_vertices))
-        raise InputError(f"no vertex mask of scene {scene}; tried {' and '.join(tried)}", file=folder)
+        path = find_vertex_mask(folder, scene)
+        self.scores.truth_files[f"vertex-masks/{path.relative_to(folder).as_posix()}"] = path
+        return np.flatnonzero(~read_vertex_mask(path, num_vertices))
 
 
 def _first_labels(truth: np.ndarray, num_classes: int) -> np.ndarray:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pc3dcli.commands.inputs import is_stream, stream_scenes
+from pc3dcli.commands.evaluation import Entries
+from pc3dcli.commands.inputs import holds_stream, stream_entry, stream_scenes
 from pc3dcli.errors import FormatError, UsageError
 from pc3dcli.formats.mask_videos import MaskVideo, find_videos
 from pc3dcli.formats.result_json import file_sha256
@@ -66,7 +66,7 @@ class FolderVideo:
         """Return how many proposals the public scorer sees: every id up to the largest."""
         return self._largest if self._largest <= MAX_DAVIS_ID else num_tracks
 
-    def entries(self) -> list[tuple[str, str]]:
+    def entries(self) -> Entries:
         """Return what was read, for the digest."""
         files = self._video.frames.values()
         return [(path.relative_to(self._root).as_posix(), file_sha256(path)) for path in files]
@@ -121,10 +121,9 @@ class StreamVideo:
     def num_proposals(self, num_tracks: int) -> int:
         return num_tracks
 
-    def entries(self) -> list[tuple[str, str]]:
-        """Return what was read, for the digest: the same for a pipe and for the files of an --out folder."""
-        text = "".join(line.text + "\n" for line in self._lines)
-        return [(f"{self.name}.ndjson", hashlib.sha256(text.encode()).hexdigest())]
+    def entries(self) -> Entries:
+        """Return what was read, for the digest."""
+        return [stream_entry(self.name, self._lines)]
 
 
 def _check_size(found: tuple[int, ...], expected: tuple[int, ...], file: Path | str, line: int | None) -> None:
@@ -138,18 +137,13 @@ def folder_videos(sources: list[str], annotations: tuple[str, ...]) -> dict[str,
 
     raises  UsageError for such a folder beside others, InputError for a folder without masks
     """
-    others = [source for source in sources if not _holds_stream(source)]
+    others = [source for source in sources if not holds_stream(source)]
     if not others:
         return None
     if len(sources) > 1:
         raise UsageError(f"{others[0]} is no stream: expected streams, or one folder of <video>/*.png")
     root = Path(others[0])
     return {name: FolderVideo(video, root) for name, video in find_videos(root, annotations).items()}
-
-
-def _holds_stream(source: str) -> bool:
-    path = Path(source)
-    return is_stream(source) or (path.is_dir() and any(path.glob("*.ndjson")))
 
 
 def stream_videos(sources: list[str], *, allow_truncated: bool) -> Iterator[StreamVideo]:

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pc3dcli import __version__
-from pc3dcli.commands.evaluation import Evaluation, Request, Table, shown, warning_records
-from pc3dcli.formats.result_json import SCHEMA, digest
+from pc3dcli.commands.evaluation import Entries, Evaluation, Request, Table, base_result, shown, warning_records
 from pc3dcli.formats.result_names import shown_name
 from pc3dcli.metrics import track_matches
 from pc3dcli.metrics.track_matches import IdentityCounts, VideoMatches
@@ -56,7 +54,7 @@ class ScoredRun:
     request: Request
     warnings: set[tuple[str, str, str]]
     programs: list[dict]
-    digest_entries: tuple[list[tuple[str, str]], list[tuple[str, str]]]
+    digest_entries: tuple[Entries, Entries]
 
 
 def evaluation_of(run: ScoredRun) -> Evaluation:
@@ -79,15 +77,10 @@ def evaluation_of(run: ScoredRun) -> Evaluation:
 
 def _result(run: ScoredRun) -> dict:
     videos, request = list(run.videos.values()), run.request
-    truth_digest, prediction_digest = (digest(part) if request.has_digest else None for part in run.digest_entries)
     num_truth = sum(video.matches.num_truth for video in videos)
-    result = {
-        "schema": SCHEMA,
-        "task": "track2d",
-        "preset": request.preset,
-        "tool_version": __version__,
+    entries = run.digest_entries if request.has_digest else None
+    result = base_result("track2d", request.preset, len(videos), entries) | {
         "options": _options(request),
-        "inputs": {"scenes": len(videos), "gt_digest": truth_digest, "pred_digest": prediction_digest},
         "metrics": _summary(videos),
         "per_class": {
             f"{name}_{number}": row for name, video in run.videos.items() for number, row in _object_rows(video).items()

@@ -7,12 +7,20 @@ one whose predictions may hold the truth themselves has NEEDS_GT = False.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pc3dcli.errors import InputError
+import numpy as np
+
+from pc3dcli import __version__
+from pc3dcli.errors import InputError, UsageError
+from pc3dcli.formats.result_json import SCHEMA, digest
+from pc3dcli.formats.result_names import counted
+
+Entries = list[tuple[str, str]]  # (relative path, SHA-256) of what was read
 
 MAX_NAMED = 10  # missing scenes named in a message
 FEW_SCENES = 10  # below it bootstrap intervals are unreliable; ours
@@ -97,7 +105,59 @@ def check_partners(
 def named(names: list[str], what: str = "scene") -> str:
     """Return "3 scenes (a, b, c)", naming at most ten."""
     more = f", and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return f"{len(names)} {what}{'s' * (len(names) != 1)} ({', '.join(names[:MAX_NAMED])}{more})"
+    return f"{counted(len(names), what)} ({', '.join(names[:MAX_NAMED])}{more})"
+
+
+def parse_ranges(text: str) -> dict[str, tuple[float, float]]:
+    """Return the (low, high) metres of --ranges, such as "0-20,20-30", by their text; raises UsageError."""
+    ranges: dict[str, tuple[float, float]] = {}
+    for part in map(str.strip, text.split(",")):
+        low, _, high = part.partition("-")
+        try:
+            limits = float(low), float(high)
+        except ValueError:
+            limits = math.nan, math.nan
+        if not 0 <= limits[0] < limits[1] < math.inf or part in ranges:
+            again = " again" if part in ranges else ""
+            raise UsageError(f"--ranges {text}: found {part!r}{again}, expected metres such as 0-20,20-30,30-50")
+        ranges[part] = limits
+    return ranges
+
+
+def base_result(task: str, preset: str, num_items: int, entries: tuple[Entries, Entries] | None) -> dict:
+    """Return what every `result.json` begins with: schema, task, preset, version and inputs.
+
+    num_items  scenes, frames, shapes, ... of the ground truth
+    entries    of the ground truth and of the predictions; None where digests are not wanted
+    """
+    digests = (None, None) if entries is None else map(digest, entries)
+    return {
+        "schema": SCHEMA,
+        "task": task,
+        "preset": preset,
+        "tool_version": __version__,
+        "inputs": {"scenes": num_items} | dict(zip(("gt_digest", "pred_digest"), digests, strict=True)),
+    }
+
+
+def confusion_cells(counts: np.ndarray, names: Sequence[str | None]) -> list[dict]:
+    """Return the cells of a confusion that are not 0; None in `names` stands for nothing there, or missed.
+
+    counts  (R, C) int64, rows the true class; rows and columns are called by the first of `names`
+    """
+    return [{"gt": names[i], "pred": names[j], "count": int(counts[i, j])} for i, j in np.argwhere(counts).tolist()]
+
+
+def has_intervals(count: int, unit: str, warnings: set[tuple[str, str, str]]) -> bool:
+    """Tell whether bootstrap intervals over so many scenes have a meaning; adds to `warnings` when they are few.
+
+    A single one has none: each resample would be that one.
+    """
+    if count == 1:
+        warnings.add(("one-scene", "", f"an interval over one {unit} has no meaning"))
+    elif count < FEW_SCENES:
+        warnings.add(("few-scenes", "", f"an interval over {counted(count, unit)} is unreliable"))
+    return count > 1
 
 
 def warning_records(warnings: Iterable[tuple[str, str, str]]) -> list[dict]:

@@ -49,6 +49,18 @@ def is_stream(name: str) -> bool:
     return name == "-" or path.suffix == ".ndjson" or path.is_fifo() or (path / "run.json").is_file()
 
 
+def holds_stream(name: str) -> bool:
+    """Tell whether an input is a record stream, or a folder of stream files without the record of the run."""
+    path = Path(name)
+    return is_stream(name) or (path.is_dir() and any(path.glob("*.ndjson")))
+
+
+def stream_entry(scene: str, lines: Iterable[Line]) -> tuple[str, str]:
+    """Return name and SHA-256 of the lines of a scene, for digests: the same for a pipe and for an --out folder."""
+    text = "".join(line.text + "\n" for line in lines)
+    return f"{scene}.ndjson", hashlib.sha256(text.encode()).hexdigest()
+
+
 def stream_scenes(
     names: Iterable[str],
     keep: Callable[[Line], object | None],

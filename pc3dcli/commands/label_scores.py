@@ -6,18 +6,16 @@ The tasks `semantic` and `semantickitti` count (metrics/miou.py); how counts bec
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from pc3dcli.commands.evaluation import Evaluation, Request, Table, shown
-from pc3dcli.commands.numbers import Numbers, intervals, number, result_object
+from pc3dcli.commands.evaluation import Evaluation, Request, Table, confusion_cells, shown
+from pc3dcli.commands.numbers import Numbers, Summary, intervals, number, result_object
 from pc3dcli.metrics.miou import class_accuracy, class_counts, class_iou
 
 _KEPT = 8 << 20  # bytes, below the 32 MB at which the C library stops to adapt
-Summary = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 @dataclass
@@ -146,13 +144,11 @@ def _extras(scores: LabelScores, request: Request, stacked: np.ndarray) -> dict:
             for index, scene in enumerate(scores.counts)
         }
     if options["confusion"] or request.has_digest:
-        names = [*scores.names, None]
-        cells = np.argwhere(scores.confusion).tolist()
-        extras["confusion"] = [
-            {"gt": names[i], "pred": names[j], "count": int(scores.confusion[i, j])} for i, j in cells
-        ]
+        extras["confusion"] = confusion_cells(scores.confusion, [*scores.names, None])
     if options["bootstrap"]:
-        extras["intervals"] = intervals(stacked, lambda counts: _metrics(scores, counts), options, scores.warnings)
+        extras["intervals"] = intervals(
+            stacked, lambda counts: _metrics(scores, counts), options, scores.task, scores.warnings
+        )
     return extras
 
 

@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from pc3dcli import __version__
-from pc3dcli.commands.evaluation import FEW_SCENES, Request, warning_records
-from pc3dcli.formats.result_json import SCHEMA, digest, file_sha256
+from pc3dcli.commands.evaluation import Entries, Request, base_result, has_intervals, warning_records
+from pc3dcli.formats.result_json import file_sha256
+from pc3dcli.formats.result_names import unit_of
+from pc3dcli.metrics.bootstrap import percentile_interval
 from pc3dcli.metrics.miou import resampled
+
+Summary = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 @dataclass
@@ -38,17 +42,11 @@ class Numbers:
 
 def result_object(numbers: Numbers, request: Request) -> dict:
     """Return the object of `result.json`; digests only where they are wanted."""
-    digests = {"gt_digest": None, "pred_digest": None}
+    entries = None
     if request.has_digest:
-        digests["gt_digest"] = _digest(numbers.truth_files)
-        digests["pred_digest"] = _digest(numbers.prediction_files)
-    return {
-        "schema": SCHEMA,
-        "task": numbers.task,
-        "preset": request.preset,
-        "tool_version": __version__,
+        entries = _entries(numbers.truth_files), _entries(numbers.prediction_files)
+    return base_result(numbers.task, request.preset, numbers.num_items, entries) | {
         "options": numbers.options,
-        "inputs": {"scenes": numbers.num_items, **digests},
         "metrics": numbers.metrics,
         "per_class": numbers.per_class,
         "counts": numbers.counts,
@@ -62,27 +60,21 @@ def number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def intervals(values: np.ndarray, summary, options: dict, warnings: set) -> dict[str, list[float | None]]:
+def intervals(
+    values: np.ndarray, summary: Summary, options: dict, task: str, warnings: set[tuple[str, str, str]]
+) -> dict[str, list[float | None]]:
     """Return the 2.5 and 97.5 percentiles of metrics over resamples of the items with replacement.
 
     values    (S, ...) what each item adds to the counts
     summary   counts (..., as of one item) -> {metric: (...)}
     options   `bootstrap`, the number of resamples, and `seed`
-    warnings  told when the items are few; a single one has null for intervals: each resample would be that item
+    warnings  told when the items are few; a single one has null for intervals
     """
-    if len(values) == 1:
-        warnings.add(("one-scene", "", "an interval over one scene has no meaning"))
+    if not has_intervals(len(values), unit_of(task), warnings):
         return {name: [None, None] for name in summary(values)}
-    if len(values) < FEW_SCENES:
-        warnings.add(("few-scenes", "", f"an interval over {len(values)} scenes is unreliable"))
     drawn = resampled(values, options["bootstrap"], np.random.default_rng(options["seed"]))
-    return {name: _percentiles(value) for name, value in summary(drawn).items()}
+    return {name: percentile_interval(value) for name, value in summary(drawn).items()}
 
 
-def _percentiles(values: np.ndarray) -> list[float | None]:
-    values = values[~np.isnan(values)]
-    return np.percentile(values, [2.5, 97.5]).tolist() if values.size else [None, None]
-
-
-def _digest(files: dict[str, Path]) -> str:
-    return digest((name, file_sha256(path)) for name, path in files.items())
+def _entries(files: dict[str, Path]) -> Entries:
+    return [(name, file_sha256(path)) for name, path in files.items()]

@@ -72,7 +72,7 @@ def _page_data(report: Report) -> dict:
         "rule": report.rule,
         "footnote": report.footnote,
         "version": result["tool_version"],
-        "unit": unit_of(result),
+        "unit": unit_of(result["task"]),
         "numScenes": num_scenes,
         "numScored": num_scenes if report.num_scored is None else report.num_scored,
         "metrics": [

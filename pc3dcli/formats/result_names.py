@@ -25,9 +25,9 @@ _UNITS = {
 }
 
 
-def unit_of(result: dict) -> str:
-    """Return what a result counts, in the singular: "scene", "frame", ..."""
-    return _UNITS.get(result["task"], "scene")
+def unit_of(task: str) -> str:
+    """Return what the results of a task count, in the singular: "scene", "frame", ..."""
+    return _UNITS.get(task, "scene")
 
 
 def counted(number: int, unit: str) -> str:

@@ -84,6 +84,15 @@ def find_truth(folder: Path) -> dict[str, Path]:
     raise InputError(f"no ground truth; tried {', '.join(patterns[:-1])} and */<scene>.txt", file=folder)
 
 
+def find_vertex_mask(folder: Path, scene: str) -> Path:
+    """Return the ScanNet++ list of vertices of a scene that are not scored; raises InputError naming what was tried."""
+    tried = (f"{scene}.txt", f"{scene}/scans/mesh_aligned_0.05_mask.txt")
+    for name in tried:
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(f"no vertex mask of scene {scene}; tried {' and '.join(tried)}", file=folder)
+
+
 def _scene_of_truth(path: Path) -> str:
     return scannet_aggregation.scene_of(path) if path.name.endswith(scannet_aggregation.SUFFIX) else path.stem
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pc3dcli.metrics.bootstrap import percentile_interval
 from pc3dcli.metrics.instance_ap import AT_25, AT_50, OVER_50, THRESHOLDS, SceneMatches, grouped_entries, mean_or_none
 
 SIZE_BINS = (("<500", 0, 500), ("<5000", 500, 5000), ("rest", 5000, None))  # vertices
@@ -65,7 +66,10 @@ def bootstrap_intervals(
             value = _weighted_ap(score, is_true, weight[part][:, scene], num_truth[part, c])
             ap[part, c, t] = np.where(num_truth[part, c] > 0, value, np.nan)
     chosen = {"ap": ap[:, :, OVER_50], "ap50": ap[:, :, [AT_50]], "ap25": ap[:, :, [AT_25]]}
-    return {name: _percentiles([mean_or_none(values) for values in part]) for name, part in chosen.items()}
+    return {
+        name: percentile_interval(np.array([mean_or_none(values) for values in part], np.float64))
+        for name, part in chosen.items()
+    }
 
 
 def _entries_with_scene(scenes: list[SceneMatches]):
@@ -89,11 +93,6 @@ def _weighted_ap(score: np.ndarray, is_true: np.ndarray, weight: np.ndarray, num
     width = padded[:, :-2] - padded[:, 2:]
     total = (precision * width[:, :-1]).sum(axis=1) + width[:, -1]  # the artificial point has precision 1
     return total / (2 * np.maximum(num_truth, 1))
-
-
-def _percentiles(values: list[float | None]) -> list[float | None]:
-    defined = [value for value in values if value is not None]
-    return [float(bound) for bound in np.percentile(defined, [2.5, 97.5])] if defined else [None, None]
 
 
 def precision_recall(scenes: list[SceneMatches], threshold: int) -> dict[int, tuple[np.ndarray, np.ndarray]]:

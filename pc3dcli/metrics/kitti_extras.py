@@ -32,13 +32,14 @@ def f1(true_positives: np.ndarray, false_positives: np.ndarray, misses: np.ndarr
 
 def confusion(
     truth: Boxes, found: Boxes, excused: np.ndarray, lowest: list[float], of_interest: np.ndarray
-) -> list[tuple[int | None, int | None, int]]:
+) -> np.ndarray:
     """Count which kinds were taken for which, by image overlap above 0.5, the best score first.
 
     excused      (M,) bool, detections that are no false positives
     lowest       the lowest score that counts, by class; detections of other kinds do not count
     of_interest  (N,) bool, objects that are counted as missed when nothing took them
-    returns      (kind in KINDS of the object or None for nothing there, of the detection or None for missed, count)
+    returns      (K+1, K+1) int64: rows the kind in KINDS of the object, columns that of the detection; the last row for
+                 detections of nothing, the last column for objects that were missed
     """
     counts = np.zeros((len(KINDS) + 1, len(KINDS) + 1), np.int64)
     is_used = np.zeros(len(found), bool)
@@ -54,5 +55,4 @@ def confusion(
     nothing = len(KINDS)
     np.add.at(counts, (nothing, found.kind[is_used & ~is_taken & ~excused]), 1)
     np.add.at(counts, (truth.kind[of_interest & ~is_found], nothing), 1)
-    names = [*range(len(KINDS)), None]
-    return [(names[i], names[j], int(counts[i, j])) for i, j in np.argwhere(counts).tolist()]
+    return counts

@@ -146,7 +146,7 @@ def test_what_cannot_be_checked_is_warned_of(compare):
     assert compare(result_of(), without, options=["--strict"]).code == 4
 
 
-@pytest.mark.parametrize(("count", "words"), [(9, "over 9 scenes is unreliable"), (1, "over 1 scene has no meaning")])
+@pytest.mark.parametrize(("count", "words"), [(9, "over 9 scenes is unreliable"), (1, "over one scene has no meaning")])
 def test_few_scenes_are_warned_of(compare, count, words):
     result = compare(*(result_of(shift, scenes=SCENES[:count]) for shift in (0, 0.1)), options=["--csv"])
     row = next(csv.DictReader(io.StringIO(result.out)))

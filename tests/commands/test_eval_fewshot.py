@@ -78,7 +78,9 @@ def test_missing_fold(run, world):
     assert run(*COMMAND).code == 4
     result = run(*COMMAND, "--allow-missing")
     assert (
-        result.code == 0 and "missing-fold" in result.err and result.out.startswith("fewshot, preset fewshot, 2 of 3 folds")
+        result.code == 0
+        and "missing-fold" in result.err
+        and result.out.startswith("fewshot, preset fewshot, 2 of 3 folds")
     )
 
 

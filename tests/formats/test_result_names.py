@@ -35,4 +35,4 @@ def test_means_and_groups_of_classes():
     ("task", "unit"), [("instance", "scene"), ("nuscenes", "scene"), ("kitti", "frame"), ("parts", "shape")]
 )
 def test_tasks_count_what_their_field_counts(task, unit):
-    assert unit_of({"task": task}) == unit and counted(1, unit) == f"1 {unit}" and counted(2, unit) == f"2 {unit}s"
+    assert unit_of(task) == unit and counted(1, unit) == f"1 {unit}" and counted(2, unit) == f"2 {unit}s"

@@ -251,9 +251,10 @@ def test_confusion_names_what_was_taken_for_what():
            car(image=(700, 100, 800, 160), score=0.7), car(image=(900, 100, 950, 160), score=0.1)]  # fmt: skip
     truth, found = stacked([gt], 14), stacked([det], 15)
     excused, wanted = np.zeros(4, bool), np.array([True, True, False])
-    rows = kitti_extras.confusion(truth, found, excused, [0.5, 0.5, 0.5], wanted)
-    assert rows == [(0, 0, 1), (0, 2, 1), (None, 0, 1)]
-    assert kitti_extras.confusion(truth, found, excused, [0.95] * 3, wanted) == [(0, None, 2)]
+    counts = kitti_extras.confusion(truth, found, excused, [0.5, 0.5, 0.5], wanted)
+    assert np.argwhere(counts).tolist() == [[0, 0], [0, 2], [7, 0]] and counts.sum() == 3  # 7: nothing there, missed
+    counts = kitti_extras.confusion(truth, found, excused, [0.95] * 3, wanted)
+    assert counts[0, 7] == counts.sum() == 2
 
 
 def test_nothing_at_all():

@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
-from pc3dcli.metrics import paired_bootstrap
-from pc3dcli.metrics.paired_bootstrap import paired_differences
+from pc3dcli.metrics import bootstrap
+from pc3dcli.metrics.bootstrap import paired_differences, percentile_interval
 
 
 def oracle(first, second, num_resamples, rng):
@@ -25,7 +25,7 @@ def oracle(first, second, num_resamples, rng):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_equals_the_definition(seed, monkeypatch):
-    monkeypatch.setattr(paired_bootstrap, "_CHUNK", 7)
+    monkeypatch.setattr(bootstrap, "_CHUNK", 7)
     rng = np.random.default_rng(seed)
     first, second = rng.random((2, 9, 4))
     first[rng.random(first.shape) < 0.3] = np.nan
@@ -57,3 +57,8 @@ def test_a_metric_more_changes_no_other():
     first, second = np.random.default_rng(0).random((2, 20, 3))
     all_three = paired_differences(first, second, 50, np.random.default_rng(3))
     assert all_three[:2] == paired_differences(first[:, :2], second[:, :2], 50, np.random.default_rng(3))
+
+
+def test_an_interval_leaves_out_what_is_undefined():
+    assert percentile_interval(np.array([np.nan, *range(101)])) == [2.5, 97.5]
+    assert percentile_interval(np.array([np.nan])) == percentile_interval(np.zeros(0)) == [None, None]

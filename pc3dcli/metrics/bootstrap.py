@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paired bootstrap over scenes: how sure the difference of two runs on the same scenes is (Efron and Tibshirani, 1993).
+"""Bootstrap over scenes (Efron and Tibshirani, 1993): intervals, and how sure the difference of two runs is.
 
 Both runs lose or keep a scene together, so that what makes a scene hard for both cancels.  The rule for undefined
 numbers is ours: a scene counts for a metric where both runs have it.
@@ -13,6 +13,12 @@ import numpy as np
 
 PERCENTILES = (2.5, 97.5)
 _CHUNK = 256  # resamples at a time: 256 x scenes, 12 MB for 6,000
+
+
+def percentile_interval(values: np.ndarray) -> list[float | None]:
+    """Return the 95 % percentile interval of a metric (B,) over resamples, NaN left out; None where nothing is left."""
+    known = values[~np.isnan(values)]
+    return np.percentile(known, PERCENTILES).tolist() if known.size else [None, None]
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ Preset = Literal[
 ]  # fmt: skip
 # parameters that every task takes; those of one task are in the OPTIONS of its module
 COMMON = frozenset(
-    ("predictions", "task", "gt", "preset", "report", "fail_under", "json", "csv", "allow_missing", "strict", "config",
+    ("predictions", "task", "gt", "preset", "report", "fail_under", "json", "csv", "strict", "config",
      "print_config", "quiet", "verbose", "progress", "no_provenance", "debug")
 )  # fmt: skip
 
@@ -191,7 +191,7 @@ def _request(ctx: typer.Context, module: ModuleType, names: list[str], gt: Path 
     from pc3dcli.commands.evaluation import Request
 
     params = ctx.params
-    options = {name: params[name] for name in sorted(module.OPTIONS | {"allow_missing"})}
+    options = {name: params[name] for name in sorted(module.OPTIONS)}
     return Request(names, gt, _preset(module, params), options, params["report"] is not None, progress)
 
 

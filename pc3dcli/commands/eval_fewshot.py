@@ -16,7 +16,7 @@ from pc3dcli.formats.folds import Fold, Folds, read_folds
 from pc3dcli.metrics.classification import fold_accuracy
 
 PRESETS = {"fewshot": "mean over folds of the accuracy, with the population and the sample deviation"}
-OPTIONS = frozenset(("per_scene",))
+OPTIONS = frozenset(("per_scene", "allow_missing"))
 NEEDS_GT = False  # a fold's table may hold the labels itself
 PROTOCOL = (10, 20)  # folds, and queries of a class
 MANUAL = """\

@@ -41,7 +41,8 @@ PRESETS = {
 }
 OPTIONS = frozenset(
     ("class_agnostic", "scores", "classes", "instance_classes", "vertex_masks", "label_void", "min_region", "recall",
-     "size_bins", "matches", "groups", "per_scene", "confusion", "bootstrap", "seed", "allow_truncated")
+     "size_bins", "matches", "groups", "per_scene", "confusion", "bootstrap", "seed", "allow_missing",
+     "allow_truncated")
 )  # fmt: skip
 MANUAL = """
 3D instances of the ScanNet family. AP is the mean over the IoU thresholds 0.50, 0.55, ..., 0.90 (0.95 is not among

@@ -23,7 +23,7 @@ PRESETS = {
     "kitti": "the official program: an object exactly as high as the minimum counts",
     "kitti-py": "the ports to Python and numba: an object exactly as high as the minimum is ignored",
 }
-OPTIONS = frozenset(("split", "loose", "ranges", "per_scene", "confusion"))
+OPTIONS = frozenset(("split", "loose", "ranges", "per_scene", "confusion", "allow_missing"))
 MANUAL = """\
 PREDICTIONS is one folder of result files NNNNNN.txt, or a folder that has them in data/; --gt is the folder of label
 files, or one that has them in label_2/ or training/label_2/. --split FILE lists the frames to score, one id a line.

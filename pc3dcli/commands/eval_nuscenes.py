@@ -34,7 +34,7 @@ PRESETS = {
     "nuscenes": "nuScenes detection, configuration CVPR 2019; a class without annotations has AP 0 and errors 1",
     "nuscenes-present": "the same, classes without annotations left out of the means",
 }
-OPTIONS = frozenset(("split", "ranges", "pseudo", "per_scene", "bootstrap", "seed", "allow_truncated"))
+OPTIONS = frozenset(("split", "ranges", "pseudo", "per_scene", "bootstrap", "seed", "allow_missing", "allow_truncated"))
 DEFAULT_RANGES = "0-20,20-30,30-50"  # metres, evaluation.md section 9
 MANUAL = """\
 Ground truth is a folder of nuScenes tables (scene.json, sample.json, sample_annotation.json and seven more; neither

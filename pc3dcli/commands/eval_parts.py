@@ -17,7 +17,7 @@ from pc3dcli.metrics.miou import mean_defined
 from pc3dcli.metrics.parts import CATEGORIES, ShapeScore, category_of, predicted_parts, score_shape
 
 PRESETS = {"parts": "ShapeNetPart: 50 parts of 16 categories, mean over shapes and mean over categories"}
-OPTIONS = frozenset(("split", "per_scene", "bootstrap", "seed"))
+OPTIONS = frozenset(("split", "per_scene", "bootstrap", "seed", "allow_missing"))
 NEEDS_GT = False  # one file may hold both sides
 POINTS = 2048  # of a shape, in published figures
 MANUAL = """\

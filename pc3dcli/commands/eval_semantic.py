@@ -24,7 +24,9 @@ PRESETS = {
     "scannet200": "the 200 classes of ScanNet200, with means of head, common and tail",
     "scannetpp": "classes by position in --classes, up to three labels a vertex, top-1 and top-3",
 }
-OPTIONS = frozenset(("classes", "vertex_masks", "groups", "per_scene", "confusion", "bootstrap", "seed"))
+OPTIONS = frozenset(
+    ("classes", "vertex_masks", "groups", "per_scene", "confusion", "bootstrap", "seed", "allow_missing")
+)
 MANUAL = """\
 Files hold one label id a vertex and are called as the scene, <scene>.txt. Ground truth may also be a folder of
 ScanNet scans with <scene>_vh_clean_2.labels.ply (preset scannet; those files hold NYU40 ids).

@@ -23,7 +23,7 @@ PRESETS = {
     "semkitti-present": "19 classes of single scans; the mean is over the classes that occur",
     "semkitti-multi": "25 classes of several scans, moving ones on their own; a class without any point counts as 0",
 }
-OPTIONS = frozenset(("split", "per_scene", "confusion", "bootstrap", "seed"))
+OPTIONS = frozenset(("split", "per_scene", "confusion", "bootstrap", "seed", "allow_missing"))
 MANUAL = """\
 Ground truth is sequences/NN/labels/*.label and predictions are sequences/NN/predictions/*.label as the data set and
 its benchmark have them: a little-endian uint32 a point whose low 16 bits are the raw label. Both folders may be

@@ -28,7 +28,7 @@ PRESETS = {
     "davis": "J and F of objects against the masks of the same id, without the first and the last frame",
     "davis-unsupervised": "J and F of objects against the tracks assigned to them, all frames, void pixels left out",
 }
-OPTIONS = frozenset(("scores", "split", "per_scene", "allow_truncated"))
+OPTIONS = frozenset(("scores", "split", "per_scene", "allow_missing", "allow_truncated"))
 MAX_PROPOSALS = 20  # that the public scorer takes for a video
 MANUAL = """\
 Masks of video. Ground truth and predictions are folders of one PNG a frame, Annotations/480p/<video>/*.png,
@@ -150,7 +150,7 @@ class _Run:
         num_scored = len(self.scored)
         for name in self.check_videos(self.scored.keys() | self.extra):
             self.scored[name] = self._score(self.truth[name], None)
-            code = "failed-scene" if name in self.failed else "missing-scene"
+            code = "failed-video" if name in self.failed else "missing-video"
             self._warn(code, name, "scored as a video without masks")
         return evaluation_of(
             ScoredRun(

@@ -25,3 +25,10 @@ def test_every_preset_is_offered_and_every_option_is_of_some_task():
     assert {preset for module in modules for preset in module.PRESETS} == set(typing.get_args(command.Preset))
     used = frozenset.union(*(module.OPTIONS for module in modules))
     assert PARAMETERS - used - command.COMMON <= {"compare"}
+
+
+@pytest.mark.parametrize("task", ["classify", "svm"])
+def test_tasks_of_one_file_have_nothing_that_could_be_missing(run, tmp_path, task):
+    (tmp_path / "cls.csv").write_text("label,pred\n0,0\n")
+    done = run("eval", "--task", task, tmp_path / "cls.csv", "--allow-missing")
+    assert done.code == 2 and "--allow-missing does not apply" in done.err

@@ -185,7 +185,7 @@ def test_pairing(run, world):
     (world / "pred" / "c").rename(world / "elsewhere")
     assert "1 video (a) without predictions" in score(run, "pred").err
     result = score(run, "pred", "--allow-missing")
-    assert result.out.splitlines()[0].endswith("1 of 2 videos") and "missing-scene" in result.err
+    assert result.out.splitlines()[0].endswith("1 of 2 videos") and "missing-video" in result.err
 
 
 def test_split_chooses_videos(run, world):
@@ -208,7 +208,7 @@ def test_a_failed_scene_of_an_earlier_stage(run, world):
     result = score(run, stdin=text)
     assert result.code == 4 and "1 video (b) failed in the command" in result.err
     result = score(run, "--allow-missing", stdin=text)
-    assert result.code == 0 and "failed-scene" in result.err
+    assert result.code == 0 and "failed-video" in result.err
 
 
 @pytest.mark.parametrize(

@@ -123,12 +123,15 @@ def _roff(text: str) -> str:
 
 
 def man_tasks(tasks: dict[str, Any]) -> str:
-    """Return a subsection for each task of `eval` as roff: its prose and its presets."""
+    """Return a subsection for each task of `eval` as roff: its presets, its prose and its options."""
     parts = []
     for name, module in tasks.items():
-        parts.append(f".SS \\-\\-task {name}")
-        parts.append("\n.PP\n".join(_roff(part) for part in module.MANUAL.strip().split("\n\n")))
+        title = "Presets, the first being the default:" if len(module.PRESETS) > 1 else "Preset:"
+        parts.append(f".SS \\-\\-task {name}\n{title}")
         parts += [f".TP\n\\fB{_roff(preset)}\\fR\n{_roff(rule)}" for preset, rule in module.PRESETS.items()]
+        flags = ", ".join(f"--{option.replace('_', '-')}" for option in sorted(module.OPTIONS))
+        prose = [*module.MANUAL.strip().split("\n\n"), f"Options of this task: {flags}."]
+        parts += [f".PP\n{_roff(part)}" for part in prose]
     return "\n".join(parts)
 
 

@@ -36,7 +36,8 @@ what papers before that report, and the two must not be compared. Every value is
 
 Preset kitti is the official C++ program. Preset kitti-py is what its ports to Python do (kitti-object-eval-python and
 the copies in detection toolboxes): they ignore objects exactly 25 or 40 pixels high. All else is equal, so that one of
-the two presets fits every published table; a table of an unnamed script most often is of a port.
+the two presets fits every published table; a table of an unnamed script most often is of a port. Which published
+numbers compare: the benchmark's tables, in percent, with preset kitti at R40.
 
 Overlaps are exact to a few 1e-16. The program's geometry library is off by up to 3e-7 and most ports compute in single
 precision, so that boxes whose overlap is the threshold itself may fall to either side there.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 import errno
 import importlib
+import io
 import os
 import re
 import signal
@@ -128,6 +129,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as __main__.py left it
         signal.signal(signal.SIGINT, signal.default_int_handler)
     _occupy_closed_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files that are no text are printed as JSON writes them
+        sys.stdout.reconfigure(errors="backslashreplace")
     code = _run(arguments)
     try:
         sys.stdout.flush()

@@ -139,6 +139,8 @@ def evaluate(
       pc3d lift3d tracks.ndjson | pc3d eval --gt scans/ --class-agnostic
       pc3d eval pred/ --gt gt/ --preset scannet200 --fail-under AP50=0.4
     """
+    import numpy as np
+
     from pc3dcli.commands import eval_output
     from pc3dcli.commands.inputs import expand_names
     from pc3dcli.commands.progress import ProgressReporter
@@ -169,7 +171,8 @@ def evaluate(
 
         request = _request(ctx, module, names, gt, read)
         limits = _limits(fail_under or [], module.metric_names(request))
-        evaluation = module.run(request)
+        with np.errstate(all="ignore"):  # numbers of 1e308 overflow to infinity and then match nothing
+            evaluation = module.run(request)
     _write(ctx, evaluation)
     _finish(evaluation, limits, ctx.params)
 

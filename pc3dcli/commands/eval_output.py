@@ -21,6 +21,7 @@ from pc3dcli.formats.result_json import result_text
 from pc3dcli.formats.result_names import class_groups, columns_of, counted, mean_names, shown_name, unit_of
 from pc3dcli.stream.writer import atomic_file, remove_stale_temporaries
 
+_REPORT_FILES = ("report.html", "result.json", "result.csv")  # the page takes its name last
 _IOU = {"50": 0.5, "25": 0.25}
 
 
@@ -135,7 +136,11 @@ def _metric(name: str, value: float | None, **fields: object) -> dict:
 def print_records(records: list[dict], scenes: int) -> None:
     """Print records as one segment of a stream; numbers in full, since six digits would not tell two runs apart."""
     for record in [*records, {"type": "end", "scenes": scenes, "failed": 0}]:
-        print(json.dumps(record, allow_nan=False, ensure_ascii=False, separators=(",", ":")))
+        print(_json(record))
+
+
+def _json(record: dict) -> str:
+    return json.dumps(record, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
 def csv_text(result: dict) -> str:
@@ -168,6 +173,9 @@ def check_report(folder: Path) -> None:
         raise UsageError("expected a folder for --report, found a file", file=existing)
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UsageError("cannot write to this folder", file=existing, hint="name another place for --report")
+    for path in (folder / name for name in _REPORT_FILES):
+        if path.is_dir():
+            raise UsageError("a folder stands where a file of --report goes", file=path)
 
 
 def write_report(folder: Path, evaluation: Evaluation, rule: str) -> None:
@@ -179,15 +187,15 @@ def write_report(folder: Path, evaluation: Evaluation, rule: str) -> None:
 
     result = evaluation.result
     page = build_report(Report(result, rule, evaluation.footnote, evaluation.num_scored, evaluation.curves))
-    texts = {"report.html": page, "result.json": result_text(result), "result.csv": csv_text(result)}
+    texts = dict(zip(_REPORT_FILES, (page, result_text(result), csv_text(result)), strict=True))
     remove_stale_temporaries(folder, ".report.html.*.tmp")
     remove_stale_temporaries(folder, ".result.*.tmp")
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        with ExitStack() as stack:  # left in reverse: the page takes its name last
+        with ExitStack() as stack:  # left in reverse
             for name, text in texts.items():
                 file = stack.enter_context(atomic_file(folder / name))
-                file.write(text.encode())
+                file.write(text.encode(errors="backslashreplace"))  # of what is no character, as in JSON
                 file.flush()
                 os.fsync(file.fileno())  # a full disk shows here, before any file has its name
     except BaseException:
@@ -210,4 +218,4 @@ def write_lines(path: Path, lines: list[dict]) -> None:
     """Write JSON objects, one a line."""
     with atomic_file(path) as file:
         for line in lines:
-            file.write(json.dumps(line, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+            file.write(_json(line).encode(errors="backslashreplace") + b"\n")

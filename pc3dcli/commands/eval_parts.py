@@ -122,6 +122,8 @@ def _of_one_file(request: Request, path: Path, numbers: Numbers) -> Iterator[tup
     if parts is None or found is None:
         what, file = ("label", request.gt or path) if parts is None else ("pred or logits", path)
         raise FormatError(f"holds no {what} of shapes", file=file)
+    if not parts:
+        raise FormatError("no shapes in it", file=request.gt or path)
     if len(parts) != len(found):
         raise FormatError(f"{len(found)} shapes, expected {len(parts)} as in the ground truth", file=path)
     digits = len(str(len(parts)))

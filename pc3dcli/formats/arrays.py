@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import math
+import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import BinaryIO
 
 import numpy as np
@@ -13,6 +16,8 @@ import numpy as np
 from pc3dcli.errors import FormatError, InputError
 
 _CHUNK = 1 << 20  # bytes
+_SHOWN = 200  # characters of a message of numpy
+_SURROGATES = (0xD800, 0xDFFF)  # halves of characters, which no file can be written with
 
 
 def read_arrays(path: Path, wanted: Sequence[str]) -> dict[str, np.ndarray]:
@@ -50,9 +55,11 @@ def _read_npy(file: BinaryIO, size: int, name: str) -> np.ndarray:
         if version not in ((1, 0), (2, 0)):
             raise FormatError(f"array format {version} is not read", file=name)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, is_fortran, dtype = read_header(file)
-    except ValueError as error:
-        raise FormatError(f"not an array: {error}", file=name) from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy parses a header as Python, which has opinions about its style
+            shape, is_fortran, dtype = read_header(file)
+    except (ValueError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
+        raise FormatError(f"not an array: {str(error)[:_SHOWN]}", file=name) from None
     if dtype.hasobject:
         raise FormatError("holds pickled objects, which are never loaded", file=name)
     count = math.prod(shape)
@@ -63,7 +70,17 @@ def _read_npy(file: BinaryIO, size: int, name: str) -> np.ndarray:
         chunk = data[start : start + _CHUNK]
         if file.readinto(chunk) != chunk.size:
             raise FormatError("array is truncated", file=name)
-    return data.view(dtype).reshape(shape, order="F" if is_fortran else "C")
+    array = data.view(dtype).reshape(shape, order="F" if is_fortran else "C")
+    if dtype.kind == "U":
+        _check_text(array, name)
+    return array
+
+
+def _check_text(array: np.ndarray, name: str) -> None:
+    """Refuse numbers that are no characters; Python fails on them wherever they are looked at."""
+    codes = np.ascontiguousarray(array).reshape(-1).view(np.uint32 if array.dtype.isnative else ">u4")
+    if ((codes > sys.maxunicode) | ((codes >= _SURROGATES[0]) & (codes <= _SURROGATES[1]))).any():
+        raise FormatError("text of numbers that are no characters", file=name)
 
 
 def _read_safetensors(path: Path, wanted: Sequence[str]) -> dict[str, np.ndarray]:

@@ -89,7 +89,7 @@ def _list_of(source: str, only_instances: bool) -> tuple[str, tuple, tuple, tupl
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"cannot read it: {error.strerror}", file=path) from None
     except UnicodeDecodeError:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pc3dcli.errors import FormatError, InputError
+from pc3dcli.errors import FormatError
 from pc3dcli.formats.arrays import read_arrays
 from pc3dcli.formats.integer_text import parse_integer
+from pc3dcli.formats.paths import read_file
 
-MAX_CLASSES = 1 << 16  # ours, a table of numbers that are no classes is refused
+MAX_CLASSES = 1 << 12  # ours: a table of numbers that are no classes is refused, and the confusion has its square
 
 
 def read_columns(path: Path, needed: str = "pred") -> dict[str, list[str] | np.ndarray]:
@@ -26,9 +27,7 @@ def read_columns(path: Path, needed: str = "pred") -> dict[str, list[str] | np.n
     raises   FormatError with the line for a short or long line or a label that is no integer
     """
     try:
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read it: {error.strerror}", file=path) from None
+        text = read_file(path).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise FormatError("not UTF-8 text, expected CSV", file=path) from None
     lines = text.replace("\r\n", "\n").rstrip("\n").split("\n")
@@ -59,11 +58,16 @@ def read_labelled_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
     for name, array in arrays.items():
         if name not in ("id", "class_names") and array.dtype.kind not in "iuf":
             raise FormatError(f"{name} are {array.dtype}, expected numbers", file=path)
+        if name in ("id", "class_names") and array.ndim != 1:
+            raise FormatError(f"{name} are {array.shape}, expected one row", file=path)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise FormatError(f"{name} hold NaN or infinity", file=path)
+    if "class_names" in arrays and arrays["class_names"].size > MAX_CLASSES:
+        raise FormatError(f"class_names are {arrays['class_names'].size}, expected {MAX_CLASSES} at most", file=path)
     for name in ("label", "pred"):
         if name in arrays:
-            integers = arrays[name].astype(np.int64)
+            with np.errstate(invalid="ignore"):  # numbers beyond 64 bits: the next line finds them
+                integers = arrays[name].astype(np.int64)
             is_class = (integers == arrays[name]) & (integers >= 0) & (integers < MAX_CLASSES)
             if not is_class.all():
                 raise FormatError(f"{name} holds numbers that are not integers from 0 to {MAX_CLASSES - 1}", file=path)

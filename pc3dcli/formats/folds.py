@@ -12,8 +12,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import NoneType
 
-from pc3dcli.errors import FormatError, InputError
+from pc3dcli.errors import FormatError
+from pc3dcli.formats.paths import read_file
 
 FORMAT = "pc3d.folds/1"
 SampleId = int | str
@@ -54,19 +56,19 @@ def read_folds(path: Path) -> Folds:
             stated sizes, or a sample that a fold names twice
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read it: {error.strerror}", file=path) from None
+        content = json.loads(read_file(path))
     except (ValueError, RecursionError) as error:
         raise FormatError(f"not JSON: {error}", file=path) from None
     try:
-        sizes = {name: content[name] for name in ("way", "shot", "queries")}
+        sizes, seed = {name: content[name] for name in ("way", "shot", "queries")}, content.get("seed")
+        if any(type(size) is not int for size in sizes.values()) or type(seed) not in (int, NoneType):
+            raise FormatError(f"way, shot, queries or seed is no integer: {sizes}, seed {seed!r}", file=path)
         folds = tuple(_fold(fold, index, path, **sizes) for index, fold in enumerate(content["folds"]))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise FormatError(f"not a file of folds: {type(error).__name__} {error}", file=path) from None
     if not folds:
         raise FormatError("no folds in it", file=path)
-    return Folds(**sizes, seed=content.get("seed"), folds=folds)
+    return Folds(**sizes, seed=seed, folds=folds)
 
 
 def _fold(content: dict, index: int, path: Path, *, way: int, shot: int, queries: int) -> Fold:

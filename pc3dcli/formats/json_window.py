@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from pc3dcli.errors import FormatError, InputError
+from pc3dcli.formats.paths import open_file
 
 CHUNK = 1 << 18  # bytes read at a time; ours, larger ones were slower
 MAX_VALUE = 1 << 26  # characters of one record or list of boxes; ours
@@ -37,10 +38,7 @@ class JsonWindow:
         self._text, self._position = "", 0
         self._lines, self._counted = 1, 0  # lines up to a position of the window
         self._is_done = False
-        try:
-            self._file = path.open("rb")
-        except OSError as error:
-            raise InputError(f"cannot read it: {error.strerror}", file=path) from None
+        self._file = open_file(path)
 
     def __enter__(self) -> JsonWindow:
         return self

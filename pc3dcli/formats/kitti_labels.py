@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from pc3dcli.errors import FormatError, InputError
+from pc3dcli.formats.paths import read_file
 
 COLUMNS = (
     "type", "truncated", "occluded", "alpha", "x1", "y1", "x2", "y2",
@@ -37,12 +38,12 @@ def read_labels(path: Path) -> tuple[list[str], np.ndarray]:
     raises   FormatError naming the line of a wrong number of columns, a number that is none or not finite, or an
              occlusion that is no integer
     """
-    return parse_rows(_read(path), path, len(COLUMNS) - 1)
+    return parse_rows(read_file(path), path, len(COLUMNS) - 1)
 
 
 def read_results(path: Path) -> tuple[list[str], np.ndarray]:
     """Read a result file, which may be empty; (N, 15) float64, the score last; otherwise as `read_labels`."""
-    return parse_rows(_read(path), path, len(COLUMNS))
+    return parse_rows(read_file(path), path, len(COLUMNS))
 
 
 def parse_rows(data: bytes, file: str | PathLike[str], num_columns: int) -> tuple[list[str], np.ndarray]:
@@ -89,7 +90,7 @@ def read_split(path: Path) -> list[str]:
     raises  FormatError naming the line of an id that has not six digits or comes twice; InputError for an empty list
     """
     frames: dict[str, int] = {}
-    for number, line in enumerate(_read(path).rstrip().split(b"\n"), 1):
+    for number, line in enumerate(read_file(path).rstrip().split(b"\n"), 1):
         name = line.strip().decode("ascii", "replace")
         if not _FRAME.fullmatch(name):
             raise FormatError(f"found {name!r}, expected a frame id of six digits", file=path, line=number)
@@ -111,13 +112,6 @@ def _frame_files(folder: Path, places: tuple[str, ...], what: str) -> dict[str, 
             return dict(sorted(files.items()))
     tried = ", ".join(f"{place}/NNNNNN.txt" if place else "NNNNNN.txt" for place in places)
     raise InputError(f"no {what}; tried {tried}", file=folder)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(error.strerror or "not readable", file=path) from None
 
 
 def _fault(rows: list[list[bytes]], file: str | PathLike[str], num_columns: int) -> FormatError:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paths out of files stay inside the folder they are relative to (cli.md section 3, evaluation.md 0.6)."""
+"""Paths out of files stay inside the folder they are relative to, and lead to files (cli.md 3, evaluation.md 0.6)."""
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from pc3dcli.errors import FormatError, InputError
 
@@ -32,3 +34,25 @@ def resolve_inside(root: Path, relative: str) -> Path:
     if not is_file:
         raise InputError("no such file", file=path)
     return path
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a regular file for reading; a pipe or a device, which may never end, is refused.
+
+    raises  InputError when it cannot be opened
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InputError("cannot read it: not a regular file", file=path)
+        return path.open("rb")
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        raise InputError(f"cannot read it: {getattr(error, 'strerror', error)}", file=path) from None
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a regular file; raises InputError when it cannot be read."""
+    with open_file(path) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise InputError(f"cannot read it: {error.strerror}", file=path) from None

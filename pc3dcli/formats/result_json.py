@@ -90,7 +90,7 @@ def _refuse_constant(name: str) -> NoReturn:
 def digest(entries: Iterable[tuple[str, str]]) -> str:
     """Return "sha256:..." over the sorted list of (relative path, SHA-256 of the bytes in hexadecimal)."""
     lines = "".join(f"{path}\0{sha256}\n" for path, sha256 in sorted(entries))
-    return "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
+    return "sha256:" + hashlib.sha256(lines.encode(errors="surrogatepass")).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

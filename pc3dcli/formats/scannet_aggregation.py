@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Annotations as ScanNet distributes them, beside each scan: instances are groups of segments of its mesh.
 
-`<scene>.aggregation.json` lists the groups by raw category, `<scene>_vh_clean_2.0.010000.segs.json` the segment of every
+`<scene>.aggregation.json` lists the groups by raw category, `<scene>_vh_clean_2.0.010000.segs.json` the segment of each
 vertex, and `scannetv2-labels.combined.tsv`, one for the data set, the label ids of raw categories.  The result is that
 of ScanNet's exporter: label * 1000 + objectId + 1.  Where two groups hold a segment, the later one has it.
 """
@@ -9,6 +9,7 @@ of ScanNet's exporter: label * 1000 + objectId + 1.  Where two groups hold a seg
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 
 from pc3dcli.errors import FormatError, InputError
 from pc3dcli.formats.integer_text import parse_integer
+from pc3dcli.formats.paths import read_file
 
 SUFFIX = ".aggregation.json"
 LABEL_MAP = "scannetv2-labels.combined.tsv"
@@ -61,16 +63,13 @@ def read_label_map(path: Path, column: str) -> dict[str, int]:
     raises  FormatError when the table lacks a column
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = csv.DictReader(file, delimiter="\t")
-            columns = rows.fieldnames or []
-            if "raw_category" not in columns or column not in columns:
-                raise FormatError(f"columns are {', '.join(columns)}; expected raw_category and {column}", file=path)
-            found = {row["raw_category"]: parse_integer(row[column] or "") for row in rows}
+        rows = csv.DictReader(io.StringIO(read_file(path).decode("utf-8-sig"), newline=""), delimiter="\t")
+        columns = rows.fieldnames or []
+        if "raw_category" not in columns or column not in columns:
+            raise FormatError(f"columns are {', '.join(columns)}; expected raw_category and {column}", file=path)
+        found = {row["raw_category"]: parse_integer(row[column] or "") for row in rows}
     except (UnicodeDecodeError, csv.Error) as error:
         raise FormatError(f"not a table of tab-separated text: {error}", file=path) from None
-    except OSError as error:
-        raise InputError(f"cannot read it: {error.strerror}", file=path) from None
     return {name: label for name, label in found.items() if label is not None}
 
 
@@ -108,9 +107,7 @@ def read_instance_ids(path: Path, label_ids: dict[str, int]) -> np.ndarray:
 
 def _load(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"cannot read it: {error.strerror}", file=path) from None
+        return json.loads(read_file(path))
     except (ValueError, RecursionError) as error:
         raise FormatError(f"not JSON: {error}", file=path) from None
 

@@ -22,7 +22,7 @@ from pc3dcli.errors import FormatError, InputError
 from pc3dcli.formats import scannet_aggregation
 from pc3dcli.formats.arrays import read_arrays
 from pc3dcli.formats.integer_text import parse_flags, parse_integer, parse_integers
-from pc3dcli.formats.paths import resolve_inside
+from pc3dcli.formats.paths import read_file, resolve_inside
 
 _FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _SUFFIXES = (".txt", ".npz", ".safetensors")
@@ -99,7 +99,7 @@ def _scene_of_truth(path: Path) -> str:
 
 def read_truth(path: Path) -> np.ndarray:
     """Read one id per vertex, label * 1000 + instance: (N,) int64."""
-    return parse_integers(_read(path), path)
+    return parse_integers(read_file(path), path)
 
 
 def read_vertex_mask(path: Path, num_vertices: int) -> np.ndarray:
@@ -107,7 +107,7 @@ def read_vertex_mask(path: Path, num_vertices: int) -> np.ndarray:
 
     raises  FormatError for an index outside the scene
     """
-    index = parse_integers(_read(path), path)
+    index = parse_integers(read_file(path), path)
     outside = np.flatnonzero((index < 0) | (index >= num_vertices))
     if outside.size:
         line = int(outside[0]) + 1
@@ -124,7 +124,7 @@ def read_prediction_list(path: Path, folder: Path) -> list[ListedMask]:
     raises  FormatError with the line at fault
     """
     try:
-        text = _read(path).decode("utf-8")
+        text = read_file(path).decode("utf-8")
     except UnicodeDecodeError:
         raise FormatError("not UTF-8 text", file=path) from None
     lines = text.replace("\r\n", "\n").rstrip("\n").split("\n") if text.strip("\r\n") else []
@@ -192,7 +192,7 @@ def read_mask(path: Path, num_vertices: int) -> np.ndarray:
 
     raises  FormatError when it is for another number of vertices
     """
-    data = _read(path)
+    data = read_file(path)
     if data[:64].lstrip()[:1] == b"{":
         return _run_length_mask(data, num_vertices, path)
     mask = parse_flags(data, path)
@@ -266,13 +266,6 @@ def _vector(values: np.ndarray, size: int, name: str, path: Path) -> np.ndarray:
         problem = f"{name} are {values.shape} {values.dtype}, expected ({size},) numbers"
         raise FormatError(problem, file=path)
     return values
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read it: {error.strerror}", file=path) from None
 
 
 def write_truth(path: Path, ids: np.ndarray) -> None:

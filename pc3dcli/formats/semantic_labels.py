@@ -13,6 +13,7 @@ import numpy as np
 
 from pc3dcli.errors import FormatError, InputError
 from pc3dcli.formats.integer_text import parse_labels, parse_table
+from pc3dcli.formats.paths import read_file
 from pc3dcli.formats.scannet_instances import find_truth
 
 NO_LABEL = -100
@@ -68,20 +69,13 @@ def read_labels(path: Path) -> np.ndarray:
         if labels is None or labels.dtype.kind not in "iu":
             raise FormatError("vertices have no integer property label", file=path)
         return labels
-    return parse_labels(_read(path), path)
+    return parse_labels(read_file(path), path)
 
 
 def read_label_table(path: Path) -> np.ndarray:
     """Read up to K labels per vertex, (N, K) int64, `NO_LABEL` where a line has fewer."""
-    return parse_table(_read(path), path, NO_LABEL)
+    return parse_table(read_file(path), path, NO_LABEL)
 
 
 def _scene_of(path: Path) -> str:
     return path.name.removesuffix(LABEL_MESH) if path.name.endswith(LABEL_MESH) else path.stem
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read it: {error.strerror}", file=path) from None

@@ -8,6 +8,7 @@ of the two tasks: 19 of single scans, and 25 of several scans, where moving thin
 from __future__ import annotations
 
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,12 +84,14 @@ def read_labels(path: Path) -> np.ndarray:
     raises  InputError when it cannot be read, FormatError when it does not hold whole numbers of four bytes
     """
     try:
-        size = path.stat().st_size
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):  # a pipe or a device may never end
+            raise InputError("cannot read it: not a regular file", file=path)
         points = np.fromfile(path, "<u4")  # a third of the time that read_bytes takes
     except OSError as error:
         raise InputError(f"cannot read it: {error.strerror}", file=path) from None
-    if points.nbytes != size:
-        raise FormatError(f"{size} bytes, expected a multiple of 4: one uint32 a point", file=path)
+    if points.nbytes != about.st_size:
+        raise FormatError(f"{about.st_size} bytes, expected a multiple of 4: one uint32 a point", file=path)
     return points
 
 

@@ -9,6 +9,7 @@ shape, `pred` (N,) or `logits` (N, 50), or many: (S, N), or all in one row with 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +18,14 @@ import numpy as np
 from pc3dcli.errors import FormatError, InputError
 from pc3dcli.formats.arrays import read_arrays
 from pc3dcli.formats.integer_text import parse_integers
+from pc3dcli.formats.paths import read_file
 
 NUM_PARTS = 50
 SPLITS = ("train", "val", "test", "trainval")
 ARRAY_FILES = (".npz", ".safetensors")
 _CATEGORIES = "synsetoffset2category.txt"
 _COLUMNS = 7
+_SHAPE = re.compile(r"[A-Za-z0-9]+/[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,7 @@ def find_shapes(folder: Path, split: str | None) -> dict[str, Path]:
     raises  InputError when the lists or files are missing, FormatError for malformed lists
     """
     if split is None:
-        synsets = [line.split()[1] for line in (folder / _CATEGORIES).read_text().splitlines() if line.strip()]
-        files = [path for synset in synsets for path in (folder / synset).glob("*.txt")]
+        files = [path for synset in _synsets(folder / _CATEGORIES) for path in (folder / synset).glob("*.txt")]
         found = {f"{path.parent.name}/{path.stem}": path for path in files}
         if not found:
             raise InputError("no shapes; tried <synset>/*.txt", file=folder)
@@ -60,16 +62,23 @@ def find_shapes(folder: Path, split: str | None) -> dict[str, Path]:
     return {name: folder / f"{name}.txt" for name in sorted(names)}
 
 
+def _synsets(path: Path) -> list[str]:
+    """Return the folders that the table of categories names: lines of category and synset."""
+    rows = [line.split() for line in read_file(path).decode("utf-8", "replace").splitlines()]
+    for number, row in enumerate(rows, 1):
+        if row and not (len(row) == 2 and row[1].isalnum()):
+            raise FormatError("expected a category and its synset", file=path, line=number)
+    return [row[1] for row in rows if row]
+
+
 def _listed(folder: Path, split: str) -> list[str]:
     path = folder / "train_test_split" / f"shuffled_{split}_file_list.json"
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read the split: {error.strerror}", file=path) from None
-    except ValueError as error:
+        entries = json.loads(read_file(path))
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"not JSON: {error}", file=path) from None
-    names = ["/".join(str(entry).split("/")[-2:]) for entry in entries]
-    if not names or any(name.count("/") != 1 or ".." in name for name in names):
+    names = ["/".join(str(entry).split("/")[-2:]) for entry in entries] if isinstance(entries, list) else []
+    if not names or not all(_SHAPE.fullmatch(name) for name in names):
         raise FormatError("expected entries shape_data/<synset>/<id>", file=path)
     return names
 
@@ -97,7 +106,7 @@ def read_truth(path: Path) -> np.ndarray:
 
     raises  FormatError for another form, and for parts that are not in 0..49
     """
-    data = _read(path)
+    data = read_file(path)
     if len(data[: data.find(b"\n") + 1 or None].split()) > 1:
         return _last_column(data, path)
     return _checked(parse_integers(data, path), path)
@@ -120,7 +129,7 @@ def read_prediction(path: Path) -> Prediction:
     raises  FormatError for another form, for parts that are not in 0..49 and numbers that are not finite
     """
     if path.suffix not in ARRAY_FILES:
-        return Prediction(_checked(parse_integers(_read(path), path), path))
+        return Prediction(_checked(parse_integers(read_file(path), path), path))
     arrays = read_arrays(path, ("pred", "logits", "index"))
     index = arrays.get("index")
     if "logits" in arrays:
@@ -149,7 +158,7 @@ def read_shapes(path: Path, *names: str) -> dict[str, list[np.ndarray]]:
     found = {}
     for name, array in arrays.items():
         array = _finite(array, path) if name == "logits" else _checked(array, path)
-        if name == "logits" and array.shape[-1] != NUM_PARTS:
+        if name == "logits" and array.shape[-1:] != (NUM_PARTS,):
             raise FormatError(f"logits are {array.shape}, expected {NUM_PARTS} in the end", file=path)
         found[name] = _pieces(array, start, path, array.ndim - (name == "logits"))
     return found
@@ -168,7 +177,8 @@ def _pieces(array: np.ndarray, start: np.ndarray | None, path: Path, num_axes: i
 
 def _checked(parts: np.ndarray, path: Path) -> np.ndarray:
     """Return parts as int64; raises FormatError naming the first that is none."""
-    values = parts.astype(np.int64) if parts.dtype.kind in "iuf" else None
+    with np.errstate(invalid="ignore"):  # numbers beyond 64 bits: the next line finds them
+        values = parts.astype(np.int64) if parts.dtype.kind in "iuf" else None
     if values is None or not np.array_equal(values, parts):
         raise FormatError(f"parts are {parts.dtype}, expected integers", file=path)
     wrong = (values < 0) | (values >= NUM_PARTS)
@@ -183,10 +193,3 @@ def _finite(logits: np.ndarray, path: Path) -> np.ndarray:
     if logits.dtype.kind not in "iuf" or not np.isfinite(logits).all():
         raise FormatError("logits hold NaN, infinity or no numbers", file=path)
     return logits
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read it: {error.strerror}", file=path) from None

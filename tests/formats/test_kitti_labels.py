@@ -90,7 +90,7 @@ def test_no_files_is_an_error_that_names_the_places(tmp_path):
 
 def test_a_folder_in_place_of_a_file(tmp_path):
     (tmp_path / "000000.txt").mkdir()
-    with pytest.raises(InputError, match="directory"):
+    with pytest.raises(InputError, match="not a regular file"):
         read_labels(tmp_path / "000000.txt")
 
 

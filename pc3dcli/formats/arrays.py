@@ -70,7 +70,10 @@ def _read_npy(file: BinaryIO, size: int, name: str) -> np.ndarray:
         chunk = data[start : start + _CHUNK]
         if file.readinto(chunk) != chunk.size:
             raise FormatError("array is truncated", file=name)
-    array = data.view(dtype).reshape(shape, order="F" if is_fortran else "C")
+    try:
+        array = data.view(dtype).reshape(shape, order="F" if is_fortran else "C")
+    except ValueError as error:  # numbers of no bytes, or 0 x 10 ** 30 of them
+        raise FormatError(f"array {shape} of {dtype}: {error}", file=name) from None
     if dtype.kind == "U":
         _check_text(array, name)
     return array

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same four tiny frames written in every layout, and a tiny mesh in every cloud format; loaded with runpy."""
 
+import io
 import json
 import struct
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -230,3 +232,87 @@ def pcd(kind: str = "binary") -> bytes:
     plain = b"".join(np.ascontiguousarray(column).tobytes() for column in columns)
     small = lzf(plain)
     return header + struct.pack("<II", len(small), len(plain)) + small
+
+
+KITTI_LABEL = "Car 0.00 0 -1.57 100.0 100.0 200.5 180.0 1.5 1.6 4.0 0.0 1.7 20.0 -1.55\nDontCare -1 -1 -10 1 2 3 4 " + (
+    "-1 -1 -1 -1000 -1000 -1000 -10\n"
+)
+KITTI_RESULT = KITTI_LABEL.replace("\n", " 0.5\n")
+FOLDS = {
+    "format": "pc3d.folds/1", "way": 2, "shot": 1, "queries": 2, "seed": 0,
+    "folds": [{"classes": [0, 4], "support": [["a"], ["b"]], "query": [["c", 1], ["d", 2]]}],
+}  # fmt: skip
+
+
+def npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def npz(members: dict[str, bytes]) -> bytes:
+    """Pack the bytes of arrays, damaged ones too, with right checksums."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(f"{name}.npy", data)
+    return file.getvalue()
+
+
+def nuscenes(folder: Path) -> Path:
+    """Tables of one scene of two samples with a pedestrian and a bicycle rack, and a submission for it."""
+    pose = {"translation": [1.0, 2.0, 0.5], "rotation": [1.0, 0.0, 0.0, 0.0]}
+    box = pose | {"size": [0.6, 0.7, 1.8]}
+    chain = [{"prev": "", "next": "a1"}, {"prev": "a0", "next": ""}]
+    tables = {
+        "attribute": [{"token": "at", "name": "pedestrian.moving"}],
+        "sensor": [{"token": "se", "channel": "LIDAR_TOP"}],
+        "calibrated_sensor": [{"token": "cs", "sensor_token": "se", **pose}],
+        "category": [
+            {"token": "c0", "name": "human.pedestrian.adult"},
+            {"token": "c1", "name": "static_object.bicycle_rack"},
+        ],
+        "instance": [{"token": "i0", "category_token": "c0"}, {"token": "i1", "category_token": "c1"}],
+        "scene": [{"token": "sc", "name": "scene-0103"}],
+        "sample": [{"token": f"s{i}", "scene_token": "sc", "timestamp": 500_000 * i} for i in range(2)],
+        "ego_pose": [{"token": f"e{i}", **pose} for i in range(2)],
+        "sample_data": [
+            {"sample_token": f"s{i}", "calibrated_sensor_token": "cs", "is_key_frame": True, "ego_pose_token": f"e{i}"}
+            for i in range(2)
+        ],
+    }
+    points = {"num_lidar_pts": 5, "num_radar_pts": 0}
+    tables["sample_annotation"] = [
+        {"token": f"a{i}", "sample_token": f"s{i}", "instance_token": "i0", "attribute_tokens": ["at"], **box, **points}
+        | chain[i]
+        for i in range(2)
+    ] + [
+        {"token": "r", "sample_token": "s0", "instance_token": "i1", "attribute_tokens": [], "prev": "", "next": ""}
+        | box
+        | points
+    ]  # fmt: skip
+    for name, rows in tables.items():
+        put(folder / f"{name}.json", json.dumps(rows, indent=0))
+    found = box | {"velocity": [0.5, float("nan")], "detection_name": "pedestrian", "detection_score": 0.5}
+    boxes = [found | {"sample_token": "s0", "attribute_name": "pedestrian.moving"}] * 2
+    submission = {"meta": {"use_lidar": True}, "results": {"s0": boxes, "s1": []}}
+    put(folder / "submission.json", json.dumps(submission, indent=0))
+    return folder
+
+
+def aggregation(folder: Path) -> Path:
+    """ScanNet's annotations of a scan of 6 vertices: two groups, and the label map."""
+    groups = [
+        {"objectId": i, "segments": part, "label": name}
+        for i, (part, name) in enumerate((([3, 7], "chair"), ([9], "desk")))
+    ]
+    put(folder / "s.aggregation.json", json.dumps({"segGroups": groups}, indent=0))
+    put(folder / "s_vh_clean_2.0.010000.segs.json", json.dumps({"segIndices": [3, 3, 7, 9, 9, 11]}))
+    put(folder / "scannetv2-labels.combined.tsv", "id\traw_category\tnyu40id\n2\tchair\t5\n35\tdesk\t14\n")
+    return folder
+
+
+def shapenet_part(folder: Path) -> Path:
+    put(folder / "synsetoffset2category.txt", "Cap\t02954340\n")
+    put(folder / "train_test_split/shuffled_test_file_list.json", '["shape_data/02954340/a", "shape_data/02954340/b"]')
+    return folder

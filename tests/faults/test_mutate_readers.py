@@ -18,8 +18,14 @@ import pytest
 from pc3dcli.datasets import open_scenes
 from pc3dcli.datasets.scene import RgbdFrame, Scene, frame_from_record, frame_to_record
 from pc3dcli.errors import FormatError, InputError
+from pc3dcli.formats import kitti_labels, scannet_aggregation, semantic_labels, semantickitti, shapenet_part
+from pc3dcli.formats.class_predictions import read_columns, read_labelled_arrays
 from pc3dcli.formats.cloud import read_cloud
+from pc3dcli.formats.folds import read_folds
 from pc3dcli.formats.images import decode_color, decode_depth, image_size, read_label_image
+from pc3dcli.formats.mask_videos import find_videos
+from pc3dcli.formats.nuscenes_results import read_submission
+from pc3dcli.formats.nuscenes_tables import TableReader
 from pc3dcli.formats.pcd import decode_lzf
 from pc3dcli.formats.poses import read_matrix
 
@@ -217,3 +223,133 @@ def check_scene(scene: Scene, load: bool = True) -> None:
         assert view.rgb.shape == (*view.size, 3) and view.rgb.dtype == np.uint8
         assert view.depth is None or (view.depth.shape == view.size and view.depth.dtype == np.float32)
         assert view.depth is None or (np.isfinite(view.depth).all() and (view.depth >= 0).all())
+
+
+def read_kitti(read):
+    def checked(file):
+        types, values = read(file)
+        assert values.shape[0] == len(types) and np.isfinite(values).all()
+
+    return checked
+
+
+def read_part(file):
+    found = shapenet_part.read_prediction(file)
+    values = found.logits if found.part is None else found.part
+    assert np.isfinite(values).all() and (found.index is None or found.index.shape == (found.num_points,))
+
+
+def read_raw_labels(file):
+    points = semantickitti.read_labels(file)
+    semantickitti.check_labels(points, semantickitti.label_map("single"), file)
+
+
+def read_video(file):
+    videos = find_videos(file.parent)
+    for video in videos.values():
+        labels, is_void = video.read_truth("x")
+        assert labels.shape == is_void.shape and labels.dtype == np.int32
+
+
+def read_logits(file):
+    found = read_labelled_arrays(file, "logits", "label", "id", "class_names")
+    assert all(np.isfinite(found[name]).all() for name in ("logits", "label") if name in found)
+    assert all(str(name).encode() is not None for name in found.get("class_names", ()))
+
+
+PART_LINES = "".join(f"0.1 0.2 0.3 0 0 1 {part}.000000\n" for part in (6, 7, 6))
+ONE_FILE = {  # reader of one file, its name and a good content
+    "kitti labels": (read_kitti(kitti_labels.read_labels), "000000.txt", small["KITTI_LABEL"]),
+    "kitti results": (read_kitti(kitti_labels.read_results), "000000.txt", small["KITTI_RESULT"]),
+    "kitti split": (kitti_labels.read_split, "val.txt", "000001\n000002\n000010\n"),
+    "semantic": (semantic_labels.read_labels, "s.txt", "1\n39\n0\n5\n"),
+    "semantic mesh": (semantic_labels.read_labels, "s.labels.ply", small["ply"]("<")),
+    "semantic top 3": (semantic_labels.read_label_table, "s.txt", "1,2,3\n4\n-100,1\n"),
+    "semantickitti": (read_raw_labels, "0.label", np.array([10, 40, 252, 70, 9 << 16 | 30], "<u4").tobytes()),
+    "part truth": (shapenet_part.read_truth, "a.txt", PART_LINES),
+    "part lines": (read_part, "a.txt", "6\n7\n6\n"),
+    "folds": (read_folds, "folds.json", json.dumps(small["FOLDS"])),
+    "classes": (read_columns, "p.csv", "id,label,pred\na,0,1\nb,1,1\n"),
+    "mask video": (read_video, "v/x.png", small["png"](np.eye(12, 16, dtype=np.uint8) * 3)),
+}
+
+
+@pytest.mark.parametrize("name", ONE_FILE)
+def test_files_of_eval(folder, name):
+    read, place, good = ONE_FILE[name]
+    good = good.encode() if isinstance(good, str) else good
+    file = folder / place
+    file.parent.mkdir(exist_ok=True)
+
+    def read_bytes(data):
+        file.write_bytes(data)
+        read(file)
+
+    read_bytes(good)
+    done, refused = survive(read_bytes, good, 9, damage["repair_png"] if place.endswith(".png") else bytes)
+    assert done + refused == MUTATIONS and refused > 500
+
+
+ARRAYS = {
+    "logits": (read_logits, np.eye(4, dtype=np.float32), {"label": np.arange(4)}),
+    "class_names": (read_logits, np.array(["chair", "desk"]), {"label": np.arange(4)}),
+    "pred": (read_part, np.arange(4), {"index": np.arange(4)}),
+    "start": (lambda file: shapenet_part.read_shapes(file, "part"), np.array([0, 2, 4]), {"part": np.arange(4)}),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays_of_eval_behind_right_checksums(folder, name):
+    read, array, others = ARRAYS[name]
+    file = folder / "x.npz"
+    rest = {key: small["npy"](values) for key, values in others.items()}
+
+    def read_bytes(data):
+        file.write_bytes(small["npz"]({name: data, **rest}))
+        read(file)
+
+    read_bytes(small["npy"](array))
+    survive(read_bytes, small["npy"](array), 10)
+
+
+def read_tables(folder):
+    reader = TableReader(folder)
+    samples = reader.samples(None)
+    boxes = reader.annotations(("car", "pedestrian")).boxes
+    assert np.isfinite(boxes["center"]).all() and len(samples.scene) == len(samples.tokens)
+
+
+def read_results(folder):
+    found = read_submission(folder / "submission.json", ("car", "pedestrian"))
+    assert np.isfinite(found.boxes["score"]).all()
+
+
+def read_aggregation(folder):
+    labels = scannet_aggregation.read_label_map(folder / scannet_aggregation.LABEL_MAP, "nyu40id")
+    assert scannet_aggregation.read_instance_ids(folder / "s.aggregation.json", labels).dtype == np.int64
+
+
+FOLDERS = {
+    "nuscenes": (small["nuscenes"], read_tables, "submission"),
+    "submission": (small["nuscenes"], read_results, "-"),
+    "aggregation": (small["aggregation"], read_aggregation, "-"),
+    "shapenet_part": (small["shapenet_part"], lambda folder: shapenet_part.find_shapes(folder, "test"), "-"),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_folders_of_eval(folder, name):
+    write, read, left_out = FOLDERS[name]
+    write(folder)
+    read(folder)
+    files = sorted(path for path in folder.rglob("*.*") if path.stem != left_out)
+    files = [folder / "submission.json"] if name == "submission" else files
+    for seed, file in enumerate(files):
+        good, rng = file.read_bytes(), random.Random(11 + seed)
+        for _ in range(MUTATIONS // len(files) + 1):
+            file.write_bytes(damage["mutate"](good, rng))
+            try:
+                read(folder)
+            except (FormatError, InputError) as error:
+                assert str(error) and len(str(error)) < 900, error
+        file.write_bytes(good)

@@ -115,7 +115,7 @@ def evaluate(
         Literal["max", "mean", "max+mean", "max;mean"],
         advanced("--pooling", metavar="HOW", help="svm: max, mean, max+mean or max;mean over tokens."),
     ] = "max+mean",
-    svm_c: Annotated[float, advanced("--svm-c", min=1e-6, metavar="C", help="svm: weight of the loss.")] = 1.0,
+    svm_c: Annotated[float, advanced("--svm-c", min=1e-6, max=1e6, metavar="C", help="svm: weight of the loss.")] = 1.0,
     compare: Annotated[
         bool, advanced("--compare", help="PREDICTIONS are result.json files or reports: put them side by side.")
     ] = False,

@@ -33,6 +33,7 @@ Which published numbers compare: linear-SVM accuracies on ModelNet40, if points,
 shapes and C are the same. Published figures are often of the best epoch on the test set.
 """
 _KINDS = (".npz", ".safetensors")
+_MAX_FEATURE = 1e30  # ours; the solver does not come back from numbers of 1e100, nor from such weights
 
 
 def metric_names(request: Request) -> list[str]:
@@ -94,6 +95,9 @@ def _features(path: Path, pooling: str, about: dict, gt: Path | None = None) -> 
         raise FormatError(problem, file=path)
     about |= arrays | {"has_tokens": features.ndim == 3}
     features = features.astype(np.float64)
+    largest = float(np.abs(features).max())
+    if largest > _MAX_FEATURE:
+        raise FormatError(f"features of {largest:g}, expected {_MAX_FEATURE:g} at most", file=path)
     return (pool_tokens(features, pooling) if features.ndim == 3 else features), label
 
 

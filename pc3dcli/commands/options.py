@@ -85,7 +85,7 @@ SkipDone = Annotated[
 ]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, metavar="N", help="Processes; output stays the same.")]
 Device = Annotated[str, advanced("--device", metavar="DEV", help="auto, cpu or cuda:0, for networks.")]
-Seed = Annotated[int, advanced("--seed", min=0, metavar="N", help="Seed of everything random.")]
+Seed = Annotated[int, advanced("--seed", min=0, max=2**32 - 1, metavar="N", help="Seed of everything random.")]
 Limit = Annotated[int | None, advanced("--limit", min=1, metavar="N", help="Stop after N scenes.")]
 Shard = Annotated[str | None, advanced("--shard", metavar="I/N", help="Do the I-th of N parts of the scenes.")]
 Config = Annotated[

@@ -193,3 +193,17 @@ def test_tables_that_a_spreadsheet_wrote(run):
     put("x.csv", b"\xef\xbb\xbflabel,pred\r\n0,0\r\n1,1\r\n")
     result = run("eval", "x.csv", "--task", "classify")
     assert result.code == 0 and "1.0000" in result.out, result.err
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e308])
+def test_features_that_the_solver_never_comes_back_from(run, scale):
+    np.savez("x.npz", features=np.eye(3)[np.arange(12) % 3], label=np.arange(12) % 3)
+    np.savez("huge.npz", features=np.eye(3)[np.arange(12) % 3] * scale, label=np.arange(12) % 3)
+    result = run("eval", "x.npz", "--task", "svm", "--train", "huge.npz")
+    assert result.code == 4 and result.err.startswith("pc3d eval: huge.npz: features of ")
+
+
+@pytest.mark.parametrize("option", ["--svm-c=inf", "--svm-c=1e100", "--svm-c=nan", "--seed=4294967296", "--seed=-1"])
+def test_svm_options_that_the_solver_does_not_take(run, option):
+    np.savez("x.npz", features=np.eye(3)[np.arange(12) % 3], label=np.arange(12) % 3)
+    assert run("eval", "x.npz", "--task", "svm", "--train", "x.npz", option).code == 2

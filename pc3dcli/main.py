@@ -121,13 +121,28 @@ class _Terminated(BaseException):
     """SIGTERM arrived: leave as with Ctrl-C, so that temporary files are removed."""
 
 
+def _terminate(*_: object) -> NoReturn:
+    _silence_finalizers()
+    raise _Terminated
+
+
+def _interrupt(*_: object) -> NoReturn:
+    _silence_finalizers()
+    raise KeyboardInterrupt
+
+
+def _silence_finalizers() -> None:
+    """Objects whose construction is interrupted may fail again in `__del__`, which Python would print."""
+    sys.unraisablehook = lambda _: None
+
+
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command and leave with its exit code (cli.md section 6)."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads cost 16x on busy cores
     arguments = list(sys.argv[1:] if argv is None else argv)
     signal.signal(signal.SIGTERM, _terminate)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as __main__.py left it
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) in (signal.SIG_DFL, signal.default_int_handler):  # else the shell ignores it
+        signal.signal(signal.SIGINT, _interrupt)
     _occupy_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files that are no text are printed as JSON writes them
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -235,7 +250,3 @@ def _drop_output() -> None:
     """Send what is still buffered for standard output to nowhere."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
-
-
-def _terminate(number: int, frame: object) -> NoReturn:
-    raise _Terminated

@@ -118,3 +118,26 @@ def test_ctrl_c_while_modules_load_is_silent(environment, tmp_path):
     process = start(environment, tmp_path, "track2d", "scans/")
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (-signal.SIGINT, "", "")  # 130 for the shell
+
+
+HALF_BUILT = """
+import os, signal
+import pc3dcli.main
+
+class HalfBuilt:  # as a temporary file that Ctrl-C hits before it has its attributes
+    def __init__(self, names):
+        os.kill(os.getpid(), signal.{})
+
+    def __del__(self):
+        self.missing
+
+pc3dcli.main.application = HalfBuilt
+pc3dcli.main.main(["eval"])
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_finalizers_of_half_built_objects_say_nothing(environment, name, code):
+    command = ["python", "-c", HALF_BUILT.format(name)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout, result.stderr) == (code, "", "")

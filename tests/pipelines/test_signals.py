@@ -5,6 +5,7 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -138,6 +139,6 @@ pc3dcli.main.main(["eval"])
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_finalizers_of_half_built_objects_say_nothing(environment, name, code):
-    command = ["python", "-c", HALF_BUILT.format(name)]
+    command = [sys.executable, "-c", HALF_BUILT.format(name)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stdout, result.stderr) == (code, "", "")

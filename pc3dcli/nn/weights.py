@@ -13,11 +13,13 @@ import torch
 
 from pc3dcli.errors import InputError, WeightsError
 
+NESTED = ("base_model", "model_state_dict", "model", "state_dict")  # where trainers of this field keep the weights
+
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """Read the tensors of a .safetensors, .pt or .pth file onto the CPU.
 
-    path     a state dict, or one under the key "model" or "state_dict" beside training leftovers
+    path     a state dict, or one under a key of `NESTED` beside training leftovers
     returns  name to tensor, in file order
     raises   InputError when there is no such file, WeightsError when it is damaged, holds code or is no state dict
     """
@@ -25,7 +27,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise InputError("no such weights file", file=path)
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    for key in ("model", "state_dict"):
+    for key in NESTED:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not content:
@@ -76,7 +78,8 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 def _read_pickle(path: Path) -> object:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_numpy_numbers()):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile pickle fails in any way: IndexError, KeyError, UnicodeError, ...
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise WeightsError(
@@ -84,3 +87,12 @@ def _read_pickle(path: Path) -> object:
             file=path,
             hint="pc3d never runs code out of a checkpoint; download the official file again or save its state dict",
         ) from None
+
+
+def _numpy_numbers() -> list:
+    """Return what a pickled numpy number names: trainers store their best accuracy as one beside the weights."""
+    import numpy as np
+
+    scalar = np.float64(0).__reduce__()[0]  # its place differs between versions of numpy
+    dtypes = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")]
+    return [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype, *dtypes]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pickle
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -29,10 +30,17 @@ def test_reads_what_was_saved(tmp_path, name):
     assert all(torch.equal(read[key], tensors[key]) for key in read)
 
 
-@pytest.mark.parametrize("key", ["model", "state_dict"])
+@pytest.mark.parametrize("key", ["model", "state_dict", "base_model", "model_state_dict"])
 def test_unwraps_a_training_checkpoint(tmp_path, key):
     torch.save({key: {"x": torch.ones(1)}, "epoch": 3, "optimizer": {"lr": 0.1}}, tmp_path / "a.pt")
     assert list(read_state_dict(tmp_path / "a.pt")) == ["x"]
+
+
+def test_numpy_numbers_beside_the_weights_are_no_code(tmp_path):
+    """Trainers of this field store their best accuracy so."""
+    beside = {"metrics": {"acc": np.float64(93.2)}, "best": np.float32(1), "epoch": np.int64(3)}
+    torch.save({"base_model": {"x": torch.ones(1)}, **beside}, tmp_path / "a.pth")
+    assert list(read_state_dict(tmp_path / "a.pth")) == ["x"]
 
 
 def test_a_missing_file_is_an_input_error(tmp_path):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches of shapes: N points of each, normalised, augmented.
 
-Every random number of a shape comes from (seed, epoch, index of the shape), so a batch depends neither on what was drawn
-before, nor on its other shapes or the number of processes.  *Departures* from the released loaders, which draw from the
-global generator: farthest points start at the first point of the file, not at a random one, and are found once a shape;
-a shape of fewer than N points gives each of them about equally often.
+Every random number of a shape comes from (seed, epoch, index of the shape), so a batch depends neither on what was
+drawn before, nor on its other shapes or the number of processes.  *Departures* from the released loaders, which draw
+from the global generator: farthest points start at the first point of the file, not at a random one, and are found
+once a shape; a shape of fewer than N points gives each of them about equally often.
 """
 
 from __future__ import annotations

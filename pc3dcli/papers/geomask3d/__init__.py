@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Class-agnostic 3D segmentation from granularity-consistent 2D mask tracking (arXiv 2511.00785).
+"""GeoMask3D (arXiv 2405.12419) and the masked autoencoders it builds on, Point-MAE and Point-M2AE.
 
-`policy.py` and `containment.py` turn masks of single frames into tracks; the other files lift tracks to 3D instances.
+The base models are `point_mae.py` and `point_m2ae.py`, heads and released names beside them; `gm3d.py` trains either.
 """

@@ -116,6 +116,14 @@ def evaluate(
         advanced("--pooling", metavar="HOW", help="svm: max, mean, max+mean or max;mean over tokens."),
     ] = "max+mean",
     svm_c: Annotated[float, advanced("--svm-c", min=1e-6, max=1e6, metavar="C", help="svm: weight of the loss.")] = 1.0,
+    weights: Annotated[
+        Path | None, advanced("--weights", metavar="FILE", help="svm: a pretrained network, inputs are shapes then.")
+    ] = None,
+    device: options.Device = "auto",
+    protocol: Annotated[
+        Literal["fair", "official"],
+        advanced("--protocol", metavar="WHICH", help="Shapes: fair, or official: the best on the test set first."),
+    ] = "fair",
     compare: Annotated[
         bool, advanced("--compare", help="PREDICTIONS are result.json files or reports: put them side by side.")
     ] = False,
@@ -256,7 +264,9 @@ def _chain(ctx: typer.Context, evaluation: Evaluation) -> list[dict]:
     if ctx.params["no_provenance"]:
         return [header()]
     outputs = ("predictions", "gt", "report", "matches", "csv", "strict", "fail_under")
-    program = settings.program(ctx, [], weights={}, exclude=(*outputs, "instance_classes", "vertex_masks"))
+    weights = {} if ctx.params["weights"] is None else {"weights": evaluation.result["options"]["weights"]}
+    left_out = (*outputs, "instance_classes", "vertex_masks", "weights")
+    program = settings.program(ctx, [], weights=weights, exclude=left_out)
     return [header(), *evaluation.programs, program.record(heads(evaluation.programs))]
 
 

@@ -3,20 +3,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from pc3dcli.commands.class_scores import fill, named_samples, table
-from pc3dcli.commands.evaluation import Evaluation, Request
+from pc3dcli.commands.evaluation import Evaluation, Request, Table, shown
 from pc3dcli.commands.numbers import Numbers, result_object
+from pc3dcli.commands.protocol import accuracies_of, is_official, put_first, refuse_single
 from pc3dcli.errors import FormatError, UsageError
 from pc3dcli.formats.class_predictions import read_columns, read_labelled_arrays
 from pc3dcli.metrics.classification import first_and_vote
 
 PRESETS = {"classify": "overall accuracy and mean of the accuracies of the classes that occur"}
-OPTIONS = frozenset(("per_scene", "confusion", "bootstrap", "seed"))
+OPTIONS = frozenset(("per_scene", "confusion", "bootstrap", "seed", "protocol"))
 NEEDS_GT = False  # labels stand beside the predictions
 MANUAL = """\
 A prediction file is a CSV table with the header label,pred and one integer each a line, or an .npz or .safetensors
@@ -32,7 +33,12 @@ of several repeats.
 
 The number is that of the file given. With several files, one an epoch in order, the last one is scored as the
 checkpoint, and oa_best_test_epoch is the highest single accuracy of all, with a warning: choosing an epoch on the
-test set is no result.
+test set is no result. One file of pc3d distill may hold the same as epoch_pred (E, N), and repeated votes as
+vote_logits (R, N, C), each the mean over its passes.
+
+--protocol fair, the default, scores the last epoch, and oa_vote is the mean over the repeats of the vote, with
+oa_vote_std beside it. --protocol official puts first what papers print: oa_best_test_epoch, and oa_vote_max, the
+highest of the repeats, both with a warning; oa stays what it is.
 
 Which published numbers compare: ModelNet40 and ScanObjectNN accuracies without voting with oa_single, with voting
 with oa_vote, and "mAcc" with macc. Most published figures are of the best epoch on the test set, as
@@ -49,12 +55,15 @@ class _Predicted:
     num_passes: int
     num_classes: int
     about: dict
+    epochs: np.ndarray | None = None  # (E, N) classes after each epoch
+    repeats: np.ndarray | None = None  # (R, N) classes of each repeat of the vote
 
 
 def metric_names(request: Request) -> list[str]:
     """Return the metrics that --fail-under knows."""
     names = ["oa", "macc", "oa_single", "oa_vote", "macc_vote"]
-    return [*names, *(["oa_best_test_epoch"] if len(request.predictions) > 1 else [])]
+    official = ["oa_best_test_epoch", "oa_vote_max"] if is_official(request) else []
+    return [*names, *(official or (["oa_best_test_epoch"] if len(request.predictions) > 1 else []))]
 
 
 def run(request: Request) -> Evaluation:
@@ -75,15 +84,57 @@ def run(request: Request) -> Evaluation:
     numbers.metrics |= {"oa_single": numbers.metrics["oa"]}
     numbers.metrics.setdefault("oa_vote", None)
     numbers.metrics.setdefault("macc_vote", None)
-    if len(paths) > 1:
-        numbers.metrics["oa_best_test_epoch"] = max(float(np.mean(label == found.first)) for label, found in scored)
-        detail = f"oa_best_test_epoch is the best of {len(paths)} files, chosen on the samples that it is measured on"
-        numbers.warnings.add(("best-test-epoch", "", detail))
+    _add_repeats(numbers, label, predicted)
+    if len(paths) > 1 or is_official(request):
+        _add_best(numbers, scored, paths[-1], request)
     numbers.options = _options(request, predicted, len(paths))
     numbers.prediction_files = {path.name: path for path in paths}
     numbers.truth_files = {} if request.gt is None else {request.gt.name: request.gt}
     request.progress(paths[-1].stem, 1, 1)
-    return Evaluation(result_object(numbers, request), label.size, [table(numbers)], _footnote(predicted, paths))
+    return Evaluation(result_object(numbers, request), label.size, [_table(numbers)], _footnote(predicted, paths))
+
+
+def _add_repeats(numbers: Numbers, label: np.ndarray, predicted: _Predicted) -> None:
+    """Put the mean over repeated votes, and their sample deviation, into the metrics."""
+    if predicted.repeats is not None:
+        values = np.array(accuracies_of(label, predicted.repeats))
+        numbers.metrics["oa_vote"] = float(values.mean())
+        numbers.metrics["oa_vote_std"] = float(values.std(ddof=1)) if values.size > 1 else None
+
+
+def _add_best(numbers: Numbers, scored: list, path: Path, request: Request) -> None:
+    """Put the best epoch on the test set into the metrics; under official before all others, with the best vote."""
+    epochs = [value for label, found in scored for value in accuracies_of(label, _epochs(found))]
+    label, last = scored[-1]
+    if not is_official(request):
+        metrics = numbers.metrics
+        put_first(numbers, {"oa_best_test_epoch": max(epochs)}, "epoch", len(epochs))
+        numbers.metrics = metrics | numbers.metrics  # the checkpoint first
+        return
+    repeats = last.repeats if last.repeats is not None else None if last.vote is None else last.vote[None]
+    if repeats is None and len(epochs) < 2:
+        refuse_single(path)
+    numbers.metrics["oa_best_test_epoch"] = numbers.metrics["oa_vote_max"] = None
+    if repeats is not None:
+        put_first(numbers, {"oa_vote_max": max(accuracies_of(label, repeats))}, "vote", len(repeats))
+    if len(epochs) > 1:
+        put_first(numbers, {"oa_best_test_epoch": max(epochs)}, "epoch", len(epochs))
+
+
+def _epochs(found: _Predicted) -> np.ndarray:
+    return found.first[None] if found.epochs is None else found.epochs
+
+
+def _table(numbers: Numbers) -> Table:
+    """Return the table of the classes with what the protocol adds."""
+    rows = table(numbers)
+    names = {"OA vote, mean": "oa_vote", "OA best test epoch": "oa_best_test_epoch", "OA best vote": "oa_vote_max"}
+    if "oa_vote_std" not in numbers.metrics:
+        del names["OA vote, mean"]  # has a column then
+    found = {title: numbers.metrics.get(name) for title, name in names.items()}
+    blanks = [""] * (len(rows.header) - 2)
+    extra = [[title, shown(value), *blanks] for title, value in found.items() if value is not None]
+    return Table(rows.title, rows.header, [*rows.rows, *extra])
 
 
 def _score_file(path: Path, truth: dict, request: Request) -> tuple[np.ndarray, _Predicted]:
@@ -96,7 +147,10 @@ def _score_file(path: Path, truth: dict, request: Request) -> tuple[np.ndarray, 
         raise FormatError(f"{found.first.size} predictions and labels of shape {label.shape}", file=path)
     if label.size == 0:
         raise FormatError("no samples in it", file=path)
-    return label, _Predicted(found.first, found.vote, found.num_passes, found.num_classes, found.about | truth)
+    for rows in (found.epochs, found.repeats):
+        if rows is not None and (rows.ndim != 2 or rows.shape[1] != label.size or not len(rows)):
+            raise FormatError(f"epochs or repeats of {rows.shape[1:]} samples, expected {label.size}", file=path)
+    return label, replace(found, about=found.about | truth)
 
 
 def _about(path: Path) -> dict:
@@ -112,18 +166,23 @@ def _predicted(path: Path) -> _Predicted:
         columns = read_columns(path)
         about = {name: columns[name] for name in ("label", "id") if name in columns}
         return _Predicted(columns["pred"], None, 1, int(columns["pred"].max(initial=-1)) + 1, about)
-    arrays = read_labelled_arrays(path, "logits", "pred", "label", "id", "class_names")
+    names = ("logits", "pred", "epoch_pred", "vote_logits", "label", "id", "class_names")
+    arrays = read_labelled_arrays(path, *names)
+    votes = arrays.pop("vote_logits", None)
+    if votes is not None and (votes.ndim != 3 or 0 in votes.shape):
+        raise FormatError(f"vote_logits are {votes.shape}, expected (R, N, C)", file=path)
+    run = {"epochs": arrays.pop("epoch_pred", None), "repeats": None if votes is None else votes.argmax(axis=2)}
     if "logits" not in arrays:
         if "pred" not in arrays or arrays["pred"].ndim != 1:
             raise FormatError("expected logits (N, C) or (V, N, C), or pred (N)", file=path)
         pred = arrays.pop("pred")
-        return _Predicted(pred, None, 1, int(pred.max(initial=-1)) + 1, arrays)
+        return _Predicted(pred, None, 1, int(pred.max(initial=-1)) + 1, arrays, **run)
     logits = arrays.pop("logits")
     if logits.ndim not in (2, 3) or 0 in logits.shape:
         raise FormatError(f"logits are {logits.shape}, expected (N, C) or (V, N, C)", file=path)
     passes = logits if logits.ndim == 3 else logits[None]
     first, vote = first_and_vote(passes)
-    return _Predicted(first, vote if logits.ndim == 3 else None, len(passes), logits.shape[-1], arrays)
+    return _Predicted(first, vote if logits.ndim == 3 else None, len(passes), logits.shape[-1], arrays, **run)
 
 
 def _options(request: Request, predicted: _Predicted, num_files: int) -> dict:
@@ -132,12 +191,16 @@ def _options(request: Request, predicted: _Predicted, num_files: int) -> dict:
         "bootstrap": given["bootstrap"],
         "files": num_files,
         "passes": predicted.num_passes,
+        "protocol": given["protocol"],
+        "repeats": 0 if predicted.repeats is None else len(predicted.repeats),
         "seed": given["seed"] if given["bootstrap"] else None,
     }
 
 
 def _footnote(predicted: _Predicted, paths: list[Path]) -> str:
     first = "classify: OA is the share of right predictions, the mean is over the classes that occur"
+    if predicted.repeats is not None:
+        return f"{first}; vote: mean over {len(predicted.repeats)} repeats"
     if predicted.vote is None:
         return f"{first}; one pass, no voting"
     return (

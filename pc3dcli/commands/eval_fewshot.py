@@ -10,13 +10,14 @@ import numpy as np
 
 from pc3dcli.commands.evaluation import Evaluation, Request, Table, check_partners, shown
 from pc3dcli.commands.numbers import Numbers, number, result_object
+from pc3dcli.commands.protocol import is_official, put_first, refuse_single
 from pc3dcli.errors import FormatError, InputError
-from pc3dcli.formats.class_predictions import read_columns
+from pc3dcli.formats.class_predictions import read_columns, read_labelled_arrays
 from pc3dcli.formats.folds import Fold, Folds, read_folds
 from pc3dcli.metrics.classification import fold_accuracy
 
 PRESETS = {"fewshot": "mean over folds of the accuracy, with the population and the sample deviation"}
-OPTIONS = frozenset(("per_scene", "allow_missing"))
+OPTIONS = frozenset(("per_scene", "allow_missing", "protocol"))
 NEEDS_GT = False  # a fold's table may hold the labels itself
 PROTOCOL = (10, 20)  # folds, and queries of a class
 MANUAL = """\
@@ -33,6 +34,10 @@ one less; papers print one of them without saying which, for 10 folds the second
 folds and 20 queries a class: other numbers are scored with a warning. A prediction that is no class of the fold is
 wrong.
 
+A fold may be an .npz instead, with pred (Q), or epoch_pred (E, Q) of every epoch, and id or label as the table has
+them: the last epoch is scored. --protocol official puts first what papers print, accuracy_best_test_epoch: of each
+fold its best epoch on the queries, with a warning.
+
 Which published numbers compare: 5-way and 10-way, 10-shot and 20-shot accuracies on ModelNet40, in percent there,
 if the folds are the same. Published figures are means over the best test epoch of every fold.
 """
@@ -40,7 +45,7 @@ if the folds are the same. Published figures are means over the best test epoch 
 
 def metric_names(request: Request) -> list[str]:
     """Return the metrics that --fail-under knows."""
-    return ["accuracy"]
+    return ["accuracy", *(["accuracy_best_test_epoch"] if is_official(request) else [])]
 
 
 def run(request: Request) -> Evaluation:
@@ -60,16 +65,21 @@ def run(request: Request) -> Evaluation:
         numbers.warnings |= {("missing-fold", name, "scored as a fold without a right answer") for name in missing}
         numbers.num_items = len(names)
     accuracy = {index: 0.0 for index in range(len(folds.folds))} if folds else {}
-    num_queries = 0
+    best, num_queries, num_epochs = dict(accuracy), 0, 0
     for position, (index, path) in enumerate(files.items(), 1):
         hits = _hits(path, folds.folds[index] if folds else None)
-        num_queries += hits.size
-        accuracy[index] = float(hits.mean())
+        if is_official(request) and len(hits) < 2:
+            refuse_single(path)
+        num_queries, num_epochs = num_queries + hits.shape[1], max(num_epochs, len(hits))
+        accuracy[index] = float(hits[-1].mean())
+        best[index] = float(hits.mean(axis=1).max())
         request.progress(path.stem, position, len(files))
     _fill(numbers, accuracy, num_queries, folds)
+    if is_official(request):
+        _put_best_first(numbers, best, num_epochs)
     if request.options["per_scene"] or request.has_digest:
         numbers.extras["per_scene"] = {str(index): {"accuracy": value} for index, value in sorted(accuracy.items())}
-    numbers.options["allow_missing"] = request.options["allow_missing"]
+    numbers.options |= {name: request.options[name] for name in ("allow_missing", "protocol")}
     numbers.prediction_files = {path.name: path for path in files.values()}
     numbers.truth_files = {} if request.gt is None else {request.gt.name: request.gt}
     return Evaluation(result_object(numbers, request), len(files), [_table(numbers, accuracy)], _footnote(numbers))
@@ -84,7 +94,7 @@ def fold_files(sources: list[str]) -> dict[int, Path]:
     for source in map(Path, sources):
         if not source.exists():
             raise InputError("no such file or folder", file=source)
-        for path in sorted(source.glob("*.csv")) if source.is_dir() else [source]:
+        for path in sorted((*source.glob("*.csv"), *source.glob("*.npz"))) if source.is_dir() else [source]:
             digits = re.search(r"[0-9]+$", path.stem)
             if digits is None or len(digits[0]) > 6:
                 raise InputError("the name does not end in the number of a fold, as in fold_00.csv", file=path)
@@ -93,19 +103,20 @@ def fold_files(sources: list[str]) -> dict[int, Path]:
                 raise InputError(f"fold {index} again, after {found[index].name}", file=path)
             found[index] = path
     if not found:
-        raise InputError("no predictions; tried *.csv", file=sources[0])
+        raise InputError("no predictions; tried *.csv, *.npz", file=sources[0])
     return dict(sorted(found.items()))
 
 
 def _hits(path: Path, fold: Fold | None) -> np.ndarray:
-    """Return (Q,) whether each query was answered right."""
-    columns = read_columns(path)
+    """Return (E, Q) whether each query was answered right after each epoch, the last of which counts."""
+    columns = _read_arrays(path) if path.suffix == ".npz" else read_columns(path)
     if columns["pred"].size == 0:
         raise FormatError("no predictions in it", file=path)
+    pred = np.atleast_2d(columns["pred"])
     if fold is None:
         if "label" not in columns:
             raise FormatError("has no column label", file=path, hint="--gt folds.json names the labels of sample ids")
-        return columns["label"] == columns["pred"]
+        return columns["label"] == pred
     if "id" not in columns:
         raise FormatError("has no column id, which --gt folds.json needs", file=path, line=1)
     label_of, seen = fold.label_of_query(), set()
@@ -117,7 +128,27 @@ def _hits(path: Path, fold: Fold | None) -> np.ndarray:
     if len(seen) != len(label_of):
         missing = sorted(label_of.keys() - seen)[:10]
         raise FormatError(f"{len(label_of) - len(seen)} queries are missing ({', '.join(missing)})", file=path)
-    return np.array([label_of[name] for name in columns["id"]]) == columns["pred"]
+    return np.array([label_of[name] for name in columns["id"]]) == pred
+
+
+def _read_arrays(path: Path) -> dict[str, list[str] | np.ndarray]:
+    """Return the columns of a fold in an .npz: id and label as far as they are there, pred (Q,) or (E, Q)."""
+    arrays = read_labelled_arrays(path, "id", "label", "pred", "epoch_pred")
+    pred = arrays.pop("epoch_pred", arrays.get("pred"))
+    sizes = [array.shape for name, array in arrays.items() if name != "pred"]
+    if pred is None or pred.ndim not in (1, 2) or any(size != pred.shape[-1:] for size in sizes):
+        raise FormatError("expected pred (Q,) or epoch_pred (E, Q), with id or label (Q,)", file=path)
+    if "id" in arrays:
+        arrays["id"] = [str(name) for name in arrays["id"]]
+    return arrays | {"pred": pred}
+
+
+def _put_best_first(numbers: Numbers, best: dict[int, float], num_epochs: int) -> None:
+    """Put the mean over folds of the best test epoch of each before all other metrics."""
+    found = fold_accuracy(np.array([best[index] for index in sorted(best)]))
+    put_first(numbers, {"accuracy_best_test_epoch": found.mean}, "epoch", num_epochs)
+    numbers.metrics["std_sample_best_test_epoch"] = number(found.std_sample)
+    numbers.metrics["std_population_best_test_epoch"] = number(found.std_population)
 
 
 def _fill(numbers: Numbers, accuracy: dict[int, float], num_queries: int, folds: Folds | None) -> None:
@@ -144,9 +175,9 @@ def _fill(numbers: Numbers, accuracy: dict[int, float], num_queries: int, folds:
 def _table(numbers: Numbers, accuracy: dict[int, float]) -> Table:
     rows = [[str(index), shown(accuracy[index])] for index in sorted(accuracy)]
     names = {"mean": "accuracy", "std (population)": "std_population", "std (sample)": "std_sample"}
-    return Table(
-        "", ["fold", "Acc"], [*rows, *([title, shown(numbers.metrics[name])] for title, name in names.items())]
-    )
+    names["mean of best test epochs"] = "accuracy_best_test_epoch"
+    found = [[title, shown(numbers.metrics[name])] for title, name in names.items() if name in numbers.metrics]
+    return Table("", ["fold", "Acc"], [*rows, *found])
 
 
 def _footnote(numbers: Numbers) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from pc3dcli.commands.evaluation import Evaluation, Request, Table, check_partners, shown
 from pc3dcli.commands.numbers import Numbers, intervals, number, result_object
+from pc3dcli.commands.protocol import is_official, put_first, refuse_single
 from pc3dcli.errors import FormatError, InputError, UsageError
 from pc3dcli.formats import shapenet_part
 from pc3dcli.formats.shapenet_part import NUM_PARTS, Prediction
@@ -17,7 +18,7 @@ from pc3dcli.metrics.miou import mean_defined
 from pc3dcli.metrics.parts import CATEGORIES, ShapeScore, category_of, predicted_parts, score_shape
 
 PRESETS = {"parts": "ShapeNetPart: 50 parts of 16 categories, mean over shapes and mean over categories"}
-OPTIONS = frozenset(("split", "per_scene", "bootstrap", "seed", "allow_missing"))
+OPTIONS = frozenset(("split", "per_scene", "bootstrap", "seed", "allow_missing", "protocol"))
 NEEDS_GT = False  # one file may hold both sides
 POINTS = 2048  # of a shape, in published figures
 MANUAL = """\
@@ -37,11 +38,16 @@ over all parts of its category. instance_miou is the mean over shapes, class_mio
 occur of the mean over their shapes, accuracy the share of right points. A predicted part of another category is
 wrong and warned of.
 
+Several files of all shapes are the epochs of a run in order, as pc3d distill --protocol official writes them: the
+last is scored. --protocol official puts first what papers print, the highest of each mean over the epochs
+(instance_miou_best_test_epoch and class_miou_best_test_epoch, of different epochs), with a warning.
+
 The number of points of the shapes is in the result and under the table: published figures are of 2,048 points a
 shape, drawn with replacement, at test time too. Figures on all points, on other samples, with votes, or with the
 best epoch of each of the two means (which are of different epochs then) do not compare. mIoU_I is instance_miou and
 mIoU_C class_miou.
 """
+_BEST = ("instance_miou_best_test_epoch", "class_miou_best_test_epoch")
 _COLUMNS = ("iou", "shapes", "right", "points")  # of what a shape adds to its category
 
 
@@ -50,7 +56,7 @@ def metric_names(request: Request) -> list[str]:
     split = request.options["split"]
     if split is not None and split not in shapenet_part.SPLITS:
         raise UsageError(f"--split {split}: expected one of {', '.join(shapenet_part.SPLITS)}")
-    return ["instance_miou", "class_miou", "accuracy"]
+    return ["instance_miou", "class_miou", "accuracy", *(_BEST if is_official(request) else [])]
 
 
 def run(request: Request) -> Evaluation:
@@ -59,15 +65,35 @@ def run(request: Request) -> Evaluation:
     raises  UsageError for a split that does not apply; InputError and FormatError for inputs
     """
     metric_names(request)
-    if len(request.predictions) != 1 or request.predictions[0] == "-":
-        raise UsageError("--task parts takes one folder, .npz or .safetensors of predictions")
+    paths = [Path(name) for name in request.predictions]
+    if len(paths) > 1 and any(path.suffix not in shapenet_part.ARRAY_FILES for path in paths) or str(paths[0]) == "-":
+        raise UsageError(
+            "--task parts takes one folder, .npz or .safetensors of predictions, or an .npz for each epoch"
+        )
     numbers, scores = Numbers("parts", 0), {}
-    for name, score, count in _scores(request, Path(request.predictions[0]), numbers):
+    for name, score, count in _scores(request, paths[-1], numbers):
         scores[name] = score
         request.progress(name, len(scores), count)
     _fill(numbers, scores, request)
+    if is_official(request):
+        _put_best_first(numbers, paths, request)
     num_scored = len(scores) - sum(code == "missing-shape" for code, _, _ in numbers.warnings)
     return Evaluation(result_object(numbers, request), num_scored, [_table(numbers)], _footnote(numbers))
+
+
+def _put_best_first(numbers: Numbers, paths: list[Path], request: Request) -> None:
+    """Put the best epoch on the test set of both means before all other metrics.
+
+    raises  FormatError when there is one epoch only
+    """
+    if len(paths) < 2:
+        refuse_single(paths[0])
+    epochs = [numbers.metrics]
+    for path in paths[:-1]:
+        scores = {name: score for name, score, _ in _scores(request, path, Numbers("parts", 0))}
+        epochs.append(_means(_sums_by_category(scores).sum(axis=0)))
+    best = {name: max(float(epoch[name.removesuffix("_best_test_epoch")]) for epoch in epochs) for name in _BEST}
+    put_first(numbers, best, "epoch", len(paths))
 
 
 def _scores(request: Request, path: Path, numbers: Numbers) -> Iterator[tuple[str, ShapeScore, int]]:
@@ -161,9 +187,7 @@ def _not_empty(part: np.ndarray, path: Path) -> np.ndarray:
 
 def _fill(numbers: Numbers, scores: dict[str, ShapeScore], request: Request) -> None:
     options, names = request.options, list(CATEGORIES)
-    table = np.zeros((len(scores), len(names), len(_COLUMNS)))
-    for row, score in enumerate(scores.values()):
-        table[row, names.index(score.category)] = (score.iou, 1, score.num_right, score.num_points)
+    table = _sums_by_category(scores)
     total = table.sum(axis=0)
     numbers.num_items = len(scores)
     numbers.metrics = {name: number(value) for name, value in _means(total).items()}
@@ -183,6 +207,7 @@ def _fill(numbers: Numbers, scores: dict[str, ShapeScore], request: Request) -> 
         "allow_missing": options["allow_missing"],
         "bootstrap": options["bootstrap"],
         "points_per_shape": sizes.pop() if len(sizes) == 1 else None,
+        "protocol": options["protocol"],
         "seed": options["seed"] if options["bootstrap"] else None,
         "split": options["split"] or ("test" if _is_dataset(request) else None),
     }
@@ -192,6 +217,15 @@ def _fill(numbers: Numbers, scores: dict[str, ShapeScore], request: Request) -> 
         }
     if options["bootstrap"]:
         numbers.extras["intervals"] = intervals(table, _means, options, numbers.task, numbers.warnings)
+
+
+def _sums_by_category(scores: dict[str, ShapeScore]) -> np.ndarray:
+    """Return (S, 16, 4) what each shape adds to its category."""
+    names = list(CATEGORIES)
+    table = np.zeros((len(scores), len(names), len(_COLUMNS)))
+    for row, score in enumerate(scores.values()):
+        table[row, names.index(score.category)] = (score.iou, 1, score.num_right, score.num_points)
+    return table
 
 
 def _means(total: np.ndarray) -> dict[str, np.ndarray]:
@@ -214,6 +248,9 @@ def _table(numbers: Numbers) -> Table:
     metrics = numbers.metrics
     rows.append(["mean of categories", shown(metrics["class_miou"]), "", ""])
     rows.append(["mean of shapes", shown(metrics["instance_miou"]), shown(metrics["accuracy"]), str(numbers.num_items)])
+    if _BEST[0] in metrics:
+        titles = ("mean of shapes, best test epoch", "mean of categories, best test epoch")
+        rows += [[title, shown(metrics[name]), "", ""] for title, name in zip(titles, _BEST, strict=True)]
     return Table("", ["category", "mIoU", "Acc", "shapes"], rows)
 
 

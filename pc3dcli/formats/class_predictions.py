@@ -2,7 +2,8 @@
 """Predicted classes of shapes (evaluation.md section 6): tables of integers, and arrays of logits or features.
 
 A table is CSV with a header that names its columns, `label,pred` or `id,pred`; labels are integers, ids any text.
-`.npz` and `.safetensors` hold `logits` (N, C) or (V, N, C), or `features`, and `label` (N,).
+`.npz` and `.safetensors` hold `logits` (N, C) or (V, N, C), or `features`, and `label` (N,).  Of a whole training run
+there may be `epoch_pred` (E, N), classes after each epoch, and `vote_logits` (R, N, C), means over passes, R times.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def read_columns(path: Path, needed: str = "pred") -> dict[str, list[str] | np.n
 def read_labelled_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
     """Read the wanted arrays of an `.npz` or `.safetensors` file.
 
-    returns  those that are there; `label` as (N,) int64 and `id` as (N,) of text
+    returns  those that are there; `label`, `pred` and `epoch_pred` as int64 and `id` as (N,) of text
     raises   FormatError for labels that are no integers, for objects, and for numbers that are not finite
     """
     arrays = read_arrays(path, names)
@@ -64,7 +65,7 @@ def read_labelled_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
             raise FormatError(f"{name} hold NaN or infinity", file=path)
     if "class_names" in arrays and arrays["class_names"].size > MAX_CLASSES:
         raise FormatError(f"class_names are {arrays['class_names'].size}, expected {MAX_CLASSES} at most", file=path)
-    for name in ("label", "pred"):
+    for name in ("label", "pred", "epoch_pred"):
         if name in arrays:
             with np.errstate(invalid="ignore"):  # numbers beyond 64 bits: the next line finds them
                 integers = arrays[name].astype(np.int64)

@@ -9,7 +9,7 @@ import pytest
 from pc3dcli.commands.eval_classify import run as evaluate
 from pc3dcli.commands.evaluation import Request
 
-OPTIONS = {"per_scene": False, "confusion": False, "bootstrap": 0, "seed": 0, "allow_missing": False}
+OPTIONS = {"per_scene": False, "confusion": False, "bootstrap": 0, "seed": 0, "protocol": "fair"}
 
 
 @pytest.fixture
@@ -19,8 +19,8 @@ def world(tmp_path, monkeypatch):
     return tmp_path
 
 
-def metrics(names, gt=None):
-    return evaluate(Request([str(name) for name in names], gt, "classify", OPTIONS)).result["metrics"]
+def metrics(names, gt=None, **options):
+    return evaluate(Request([str(name) for name in names], gt, "classify", OPTIONS | options)).result["metrics"]
 
 
 def test_table(run, world):
@@ -128,3 +128,30 @@ def test_broken_arrays(run, world, arrays):
 def test_what_is_no_file_of_predictions(run, world):
     assert run("eval", ".", "--gt", "cls.csv", "--task", "classify").code == 2
     assert run("eval", "none.csv", "--gt", "cls.csv", "--task", "classify").code == 4
+
+
+def test_a_run_in_one_file_is_scored_by_its_last_epoch_and_the_mean_of_its_votes(run, world):
+    label = np.array([0, 1, 1, 2])
+    votes = np.eye(3)[np.array([[0, 1, 1, 2], [0, 1, 1, 1], [0, 0, 0, 0]])]  # 1, 0.75, 0.25 right
+    epochs = np.array([[0, 0, 0, 0], [0, 1, 1, 1], [0, 1, 0, 0]], np.int16)  # 0.25, 0.75, 0.5 right
+    np.savez("x.npz", logits=np.eye(3)[[0, 1, 0, 0]], label=label, epoch_pred=epochs, vote_logits=votes)
+    fair = metrics(["x.npz"])
+    assert fair["oa"] == 0.5 and fair["oa_vote"] == pytest.approx(2 / 3) and "oa_best_test_epoch" not in fair
+    assert fair["oa_vote_std"] == pytest.approx(np.std([1, 0.75, 0.25], ddof=1))
+    official = metrics(["x.npz"], protocol="official")
+    assert list(official)[:2] == ["oa_best_test_epoch", "oa_vote_max"]
+    assert (official["oa_best_test_epoch"], official["oa_vote_max"], official["oa"]) == (0.75, 1.0, 0.5)
+    result = run("eval", "x.npz", "--task", "classify", "--protocol", "official")
+    assert result.code == 0 and "best-test-epoch" in result.err and "best-test-vote" in result.err
+    assert ["OA", "best", "test", "epoch", "0.7500"] in [line.split() for line in result.out.splitlines()]
+    limit = run("eval", "x.npz", "--task", "classify", "--protocol", "official", "--fail-under", "oa_vote_max=1")
+    assert limit.code == 0
+
+
+def test_the_best_of_one_epoch_is_refused(run, world):
+    result = run("eval", "cls.csv", "--task", "classify", "--protocol", "official")
+    assert result.code == 4 and "nothing to choose from" in result.err and "pc3d distill" in result.err
+    np.savez("x.npz", pred=np.array([0, 1]), label=np.array([0, 1]), epoch_pred=np.zeros((2, 3), int))
+    assert run("eval", "x.npz", "--task", "classify").code == 4
+    np.savez("x.npz", pred=np.array([0, 1]), label=np.array([0, 1]), vote_logits=np.zeros((2, 3)))
+    assert run("eval", "x.npz", "--task", "classify").code == 4

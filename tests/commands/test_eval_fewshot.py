@@ -10,6 +10,7 @@ from pc3dcli.errors import FormatError
 from pc3dcli.formats.folds import Fold, Folds, read_folds, write_folds
 from pc3dcli.metrics.classification import FoldSize, draw_folds
 
+OPTIONS = {"per_scene": False, "allow_missing": False, "protocol": "fair"}
 SIZE = FoldSize(way=3, shot=2, queries=4, folds=3)
 
 
@@ -67,9 +68,9 @@ def test_labels_in_the_tables(run, world):
     from pc3dcli.commands.eval_fewshot import run as evaluate
     from pc3dcli.commands.evaluation import Request
 
-    request = Request(["f0.csv", "f1.csv"], None, "fewshot", {"per_scene": False, "allow_missing": False})
+    request = Request(["f0.csv", "f1.csv"], None, "fewshot", OPTIONS)
     assert evaluate(request).result["metrics"]["accuracy"] == 0.75
-    one = evaluate(Request(["f0.csv"], None, "fewshot", {"per_scene": False, "allow_missing": False})).result["metrics"]
+    one = evaluate(Request(["f0.csv"], None, "fewshot", OPTIONS)).result["metrics"]
     assert one == {"accuracy": 1.0, "std_population": 0.0, "std_sample": None}
 
 
@@ -146,3 +147,28 @@ def test_broken_folds(tmp_path, change):
     path.write_text("[")
     with pytest.raises(FormatError):
         read_folds(path)
+
+
+def test_epochs_of_a_fold(run, world):
+    """A fold as arrays gives the number of its last epoch, and under official that of its best one first."""
+    folds = read_folds(world / "folds.json")
+    (world / "runs").mkdir()
+    for index, fold in enumerate(folds.folds):
+        names, label = zip(*fold.label_of_query().items(), strict=True)
+        wrong = np.full(len(label), 99)
+        half = np.where(np.arange(len(label)) % 2, label, 99)
+        epochs = np.stack([label if index == 0 else half, half, wrong])
+        np.savez(world / "runs" / f"fold_{index:02d}.npz", id=np.array(names), epoch_pred=epochs)
+    command = ("eval", "runs", "--task", "fewshot", "--gt", "folds.json", "--json")
+    fair = {r["name"]: r["value"] for r in run(*command).of("metric")}
+    assert fair["accuracy"] == 0 and "accuracy_best_test_epoch" not in fair
+    result = run(*command, "--protocol", "official")
+    names = [r["name"] for r in result.of("metric")]
+    official = {r["name"]: r["value"] for r in result.of("metric")}
+    assert names[0] == "accuracy_best_test_epoch" and official["accuracy"] == 0
+    assert official["accuracy_best_test_epoch"] == pytest.approx((1 + 0.5 + 0.5) / 3, abs=1e-5)
+    assert "best-test-epoch" in result.err
+    single = run(*COMMAND, "--protocol", "official")
+    assert single.code == 4 and "nothing to choose from" in single.err
+    np.savez(world / "runs" / "fold_00.npz", id=np.array(["a"]), pred=np.zeros(2, int))
+    assert run(*command).code == 4

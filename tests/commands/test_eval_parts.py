@@ -64,6 +64,7 @@ def test_one_file_without_ground_truth_beside_it(world):
     from pc3dcli.commands.evaluation import Request
 
     options = {"split": None, "per_scene": False, "bootstrap": 0, "seed": 0, "allow_missing": False}
+    options["protocol"] = "fair"
     result = evaluate(Request(["all.npz"], None, "parts", options)).result
     assert result["metrics"]["accuracy"] == 10 / 12 and result["options"]["points_per_shape"] == 4
 
@@ -162,3 +163,23 @@ def test_report_and_intervals(run, world):
     assert report["options"]["split"] == "test" and report["per_class"]["Bag"]["iou"] is None
     low, high = report["intervals"]["instance_miou"]
     assert low < report["metrics"]["instance_miou"] < high
+
+
+def test_epochs_of_a_run(run, world):
+    """The last file is the checkpoint; each mean has its own best epoch, under names that say so."""
+    truth = np.array([part for part, _ in SHAPES.values()])
+    chairs_right, caps_right = truth.copy(), truth.copy()
+    chairs_right[2], caps_right[:2] = 7, 13
+    for number, pred in enumerate((chairs_right, caps_right, np.full_like(truth, 14))):
+        np.savez(f"epoch_{number}.npz", pred=pred, label=truth)
+    files = [f"epoch_{number}.npz" for number in range(3)]
+    alone = [score(run, name) for name in files]
+    assert score(run, *files) == alone[2]
+    official = score(run, *files, "--protocol", "official")
+    assert official["instance_miou_best_test_epoch"] == max(one["instance_miou"] for one in alone)
+    assert official["class_miou_best_test_epoch"] == max(one["class_miou"] for one in alone)
+    assert official["instance_miou"] == alone[2]["instance_miou"]
+    text = run("eval", *files, "--task", "parts", "--protocol", "official")
+    assert "best-test-epoch" in text.err and "best test epoch" in text.out
+    assert run("eval", files[0], "--task", "parts", "--protocol", "official").code == 4
+    assert run("eval", files[0], "pred", "--task", "parts", "--gt", "data").code == 2

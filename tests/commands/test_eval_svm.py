@@ -10,7 +10,8 @@ from pc3dcli.commands.eval_svm import run as evaluate
 from pc3dcli.commands.evaluation import Request
 from pc3dcli.metrics.classification import pool_tokens
 
-OPTIONS = {"per_scene": False, "confusion": False, "bootstrap": 0, "seed": 0, "allow_missing": False, "svm_c": 1.0}
+OPTIONS = {"per_scene": False, "confusion": False, "bootstrap": 0, "seed": 0, "svm_c": 1.0}
+OPTIONS |= {"weights": None, "device": "cpu", "protocol": "fair"}
 
 
 def features(rng, size, tokens=None):

@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pc3dcli"
 BELOW = {
     "main": {"commands", "stream"},
     "docgen": {"main", "commands"},
-    "commands": {"worlds", "papers", "masks2d", "datasets", "stream", "formats", "metrics", "nn", "geometry"},
+    "commands": {"train", "worlds", "papers", "masks2d", "datasets", "stream", "formats", "metrics", "nn", "geometry"},
+    "train": {"nn", "stream"},
     "worlds": {"datasets", "formats", "geometry"},
     "papers": {"nn", "geometry"},
     "masks2d": {"nn", "geometry", "formats"},
@@ -20,7 +21,7 @@ BELOW = {
     "stream": set(),
     "metrics": set(),
     "formats": set(),
-    "nn": {"geometry"},
+    "nn": {"geometry", "stream"},  # stream.writer, for weights that appear only when complete
     "geometry": set(),
     "errors": set(),
 }

@@ -123,11 +123,11 @@ class ShapeData:
             rng = _generator(seed, epoch, int(index))
             draws[row] = rng.random(7)
             shape, candidates = self._shape(int(index))
-            chosen[row] = candidates[_sample(len(candidates), N, self.config.sampling, rng)]
-            plain[row] = shape.xyz[chosen[row]]
+            drawn = _sample(len(candidates), N, self.config.sampling, rng)
+            chosen[row], plain[row] = candidates[drawn], shape.xyz[drawn]
             has_parts = has_parts and shape.part is not None
             if has_parts:
-                parts[row] = shape.part[chosen[row]]
+                parts[row] = shape.part[drawn]
         if self.config.normalize == "sample":
             plain = normalize_clouds(plain)
         label = None if self.shapes.label is None else torch.from_numpy(self.shapes.label[indices])
@@ -139,20 +139,21 @@ class ShapeData:
         )
 
     def _shape(self, index: int) -> tuple[Shape, np.ndarray]:
-        """Return a shape and the indices of the points to sample from; both are kept while there is room."""
+        """Return the points of a shape to sample from and their indices in it; both are kept while there is room."""
         if index in self._kept:
             return self._kept[index]
         shape, config = self.shapes.read(index), self.config
         if len(shape.xyz) < config.min_points:
             message = f"shape {self.shapes.names[index]} has {len(shape.xyz)} points, a patch has {config.min_points}"
             raise FormatError(message, file=self.shapes.root)
-        xyz = normalize_clouds(shape.xyz[None])[0] if config.normalize == "cloud" else shape.xyz
+        xyz, part = (normalize_clouds(shape.xyz[None])[0] if config.normalize == "cloud" else shape.xyz), shape.part
         candidates = np.arange(len(xyz))
         if config.sampling.startswith("farthest"):
             wanted = int(config.num_points * (OVERSAMPLING if config.sampling == "farthest-random" else 1))
             candidates = farthest_order(xyz, min(wanted, len(xyz)))
-        entry = (Shape(xyz, shape.label, None, shape.part), candidates)
-        size = xyz.nbytes + candidates.nbytes + (0 if shape.part is None else shape.part.nbytes)
+            xyz, part = xyz[candidates], None if part is None else part[candidates]  # nothing else is ever drawn
+        entry = (Shape(xyz, shape.label, None, part), candidates)
+        size = xyz.nbytes + candidates.nbytes + (0 if part is None else part.nbytes)
         if self._num_kept_bytes + size <= config.cache_bytes:
             self._kept[index] = entry
             self._num_kept_bytes += size

@@ -8,15 +8,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pc3dcli.datasets import shape_arrays
+from pc3dcli.datasets import (
+    cloud_folder,
+    modelnet40,
+    scanobjectnn,
+    shape_arrays,
+    shape_hdf5,
+    shapenet55,
+    shapenet_parts,
+)
 from pc3dcli.datasets.shape import SPLITS, Shape, ShapeSet
 from pc3dcli.errors import InputError, UsageError
 
 __all__ = ["LAYOUTS", "SPLITS", "Shape", "ShapeSet", "open_shapes"]
 
 LAYOUTS = {  # in the order they are tried
+    "shapenet55": shapenet55,
+    "shapenetpart": shapenet_parts,
+    "modelnet40": modelnet40,
+    "modelnet-h5": shape_hdf5,
+    "scanobjectnn": scanobjectnn,
     "arrays": shape_arrays,
+    "clouds": cloud_folder,
 }
+PICKLES = (".dat", ".pkl", ".pickle")  # caches of training code
 
 
 def open_shapes(path: Path, *, dataset: str = "auto", split: str = "train") -> ShapeSet:
@@ -37,5 +52,15 @@ def open_shapes(path: Path, *, dataset: str = "auto", split: str = "train") -> S
     for layout in layouts.values():
         if layout.matches(path):
             return layout.open_shapes(path, split)
+    _refuse_pickles(path)
     needs = "".join(f"\n    {name:<16}{layout.PATTERN}" for name, layout in layouts.items())
     raise InputError("found no shapes", file=path, hint=f"shapes are one of{needs}")
+
+
+def _refuse_pickles(path: Path) -> None:
+    """Say why caches of other programs are not read, where there is nothing else."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    pickles = [file for file in files if file.suffix in PICKLES]
+    if pickles:
+        hint = "give the folder of the points that it was made from"
+        raise InputError("is a pickle, which can run code and is never loaded", file=pickles[0], hint=hint)

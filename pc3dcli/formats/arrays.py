@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Named arrays out of `.npz` and `.safetensors`: no pickle is ever loaded, sizes are checked before memory is taken."""
+"""Arrays out of `.npz`, `.npy`, `.safetensors`: no pickle is ever loaded, sizes are checked before memory is taken."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from pc3dcli.errors import FormatError, InputError
+from pc3dcli.formats.paths import open_file
 
 _CHUNK = 1 << 20  # bytes
 _SHOWN = 200  # characters of a message of numpy
@@ -29,6 +30,12 @@ def read_arrays(path: Path, wanted: Sequence[str]) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise InputError("no such file", file=path)
     return _read_safetensors(path, wanted) if path.suffix == ".safetensors" else _read_npz(path, wanted)
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """Read the array of a `.npy` file; raises InputError when it cannot be read, FormatError for damage and pickles."""
+    with open_file(path) as file:
+        return _read_npy(file, path.stat().st_size, str(path))
 
 
 def _read_npz(path: Path, wanted: Sequence[str]) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ _ONE_A_LINE = bytes.maketrans(b", \t", b"\n\n\n")
 _NEWLINE, _DOT, _MINUS = ord("\n"), ord("."), ord("-")
 _EXACT = 15  # digits that float64 holds
 _MAX_WIDTH = 1000  # characters of a line
-_BLOCK = 1 << 16  # bytes parsed at once: what is made of them stays in the cache
+_BLOCK = 1 << 14  # bytes parsed at once: one number like 1e-5 makes all of them slow
 _SHOWN = 40  # characters of a message
 
 
@@ -35,12 +35,12 @@ def parse_numbers(data: bytes, columns: int, file: str | PathLike[str]) -> np.nd
     values = _same_layout(data, columns)
     if values is not None:
         return values
-    blocks, start, rest = [], 0, data
-    while start < len(rest):
-        stop = rest.rfind(b"\n", start, start + _BLOCK) + 1
-        block = _plain_decimals(rest[start:stop], columns) if stop > start else None
+    blocks, start = [], 0
+    while start < len(data):
+        stop = data.rfind(b"\n", start, start + _BLOCK) + 1 or data.index(b"\n", start) + 1
+        block = _plain_decimals(data[start:stop], columns)
         if block is None:
-            return _line_by_line(data, columns, file)
+            block = _line_by_line(data[start:stop], columns, file, data.count(b"\n", 0, start))
         blocks.append(block)
         start = stop
     return np.concatenate(blocks)
@@ -115,10 +115,10 @@ def _plain_decimals(data: bytes, columns: int) -> np.ndarray | None:
     return values.reshape(-1, columns)
 
 
-def _line_by_line(data: bytes, columns: int, file: str | PathLike[str]) -> np.ndarray:
+def _line_by_line(data: bytes, columns: int, file: str | PathLike[str], num_before: int) -> np.ndarray:
     lines = data.split(b"\n")[:-1]
     rows = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines, num_before + 1):
         fields = line.replace(b",", b" ").split()
         if len(fields) != columns:
             raise FormatError(f"found {len(fields)} numbers, expected {columns}", file=file, line=number)

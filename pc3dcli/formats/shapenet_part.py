@@ -53,7 +53,7 @@ def find_shapes(folder: Path, split: str | None) -> dict[str, Path]:
     raises  InputError when the lists or files are missing, FormatError for malformed lists
     """
     if split is None:
-        files = [path for synset in _synsets(folder / _CATEGORIES) for path in (folder / synset).glob("*.txt")]
+        files = [path for synset in categories(folder).values() for path in (folder / synset).glob("*.txt")]
         found = {f"{path.parent.name}/{path.stem}": path for path in files}
         if not found:
             raise InputError("no shapes; tried <synset>/*.txt", file=folder)
@@ -62,13 +62,14 @@ def find_shapes(folder: Path, split: str | None) -> dict[str, Path]:
     return {name: folder / f"{name}.txt" for name in sorted(names)}
 
 
-def _synsets(path: Path) -> list[str]:
-    """Return the folders that the table of categories names: lines of category and synset."""
+def categories(folder: Path) -> dict[str, str]:
+    """Return {category: synset, the name of its folder} in the order of the table; FormatError for other lines."""
+    path = folder / _CATEGORIES
     rows = [line.split() for line in read_file(path).decode("utf-8", "replace").splitlines()]
     for number, row in enumerate(rows, 1):
         if row and not (len(row) == 2 and row[1].isalnum()):
             raise FormatError("expected a category and its synset", file=path, line=number)
-    return [row[1] for row in rows if row]
+    return {row[0]: row[1] for row in rows if row}
 
 
 def _listed(folder: Path, split: str) -> list[str]:

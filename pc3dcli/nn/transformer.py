@@ -26,17 +26,29 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, attend: Tensor | None = None) -> Tensor:
-        """x (B, T, C); attend (B or 1, 1, T or 1, T) bool, True where a row may look -> (B, T, C)"""
-        B, T, C = x.shape
-        query, key, value = self.qkv(x).view(B, T, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+    def forward(self, x: Tensor, attend: Tensor | None = None, num_last: int | None = None) -> Tensor:
+        """Attend from every token, or from the last ones, to all.
+
+        x         (B, T, C)
+        attend    (B or 1, 1, rows or 1, T) bool, True where a row may look
+        num_last  rows that are wanted; None: all T
+        returns   (B, rows, C)
+        """
+        (B, T, C), rows = x.shape, x.shape[1] if num_last is None else num_last
+        shape = (self.heads, C // self.heads)
+        if rows == T:
+            query, key, value = self.qkv(x).view(B, T, 3, *shape).permute(2, 0, 3, 1, 4).unbind(0)
+        else:
+            weight_query, weight_rest = self.qkv.weight.split((C, 2 * C))
+            query = F.linear(x[:, T - rows :], weight_query).view(B, rows, *shape).transpose(1, 2)
+            key, value = F.linear(x, weight_rest).view(B, T, 2, *shape).permute(2, 0, 3, 1, 4).unbind(0)
         if self.fused:
             mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attend)
         else:
             score = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
             score = score if attend is None else score.masked_fill(~attend, -torch.inf)
             mixed = score.softmax(-1) @ value
-        return self.proj(mixed.transpose(1, 2).reshape(B, T, C))
+        return self.proj(mixed.transpose(1, 2).reshape(B, rows, C))
 
 
 class Mlp(nn.Module):
@@ -60,9 +72,10 @@ class Block(nn.Module):
         self.norm1, self.attn = nn.LayerNorm(dim), Attention(dim, heads)
         self.norm2, self.mlp = nn.LayerNorm(dim), Mlp(dim, 4 * dim)
 
-    def forward(self, x: Tensor, attend: Tensor | None = None) -> Tensor:
-        """x (B, T, C), attend as for Attention -> (B, T, C)"""
-        x = self._add(x, self.attn(self.norm1(x), attend))
+    def forward(self, x: Tensor, attend: Tensor | None = None, num_last: int | None = None) -> Tensor:
+        """x (B, T, C), attend and num_last as for Attention -> (B, rows, C)"""
+        branch = self.attn(self.norm1(x), attend, num_last)
+        x = self._add(x if num_last is None else x[:, x.shape[1] - num_last :], branch)
         return self._add(x, self.mlp(self.norm2(x)))
 
     def _add(self, x: Tensor, branch: Tensor) -> Tensor:
@@ -81,20 +94,35 @@ class Transformer(nn.Module):
         """drop_path: the rate of the last block, rising from 0 in equal steps, or one rate a block."""
         super().__init__()
         if not isinstance(drop_path, Sequence):
-            drop_path = torch.linspace(0, drop_path, depth).tolist()
+            drop_path = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList([Block(dim, heads, rate) for rate in drop_path])
         if len(self.blocks) != depth:
             raise ValueError(f"{len(drop_path)} drop-path rates for {depth} blocks")
 
-    def forward(self, x: Tensor, positions: Tensor, attend: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, positions: Tensor, attend: Tensor | None = None, num_last: int | None = None
+    ) -> Tensor:
         """Run the blocks.
 
         x, positions  (B, T, C)
         attend        (B, T, T) or (B, 1, T or 1, T) bool, True where a row may look; None: everywhere; every row needs
                       one True
-        returns       (B, T, C)
+        num_last      tokens at the end that are wanted: the last block computes those alone; None: all
+        returns       (B, T or num_last, C)
         """
         attend = attend.unsqueeze(1) if attend is not None and attend.dim() == 3 else attend
-        for block in self.blocks:
+        *first, last = self.blocks
+        for block in first:
             x = block(x + positions, attend)
-        return x
+        if attend is not None and num_last is not None and attend.shape[2] > 1:
+            attend = attend[:, :, attend.shape[2] - num_last :]
+        return last(x + positions, attend, num_last)
+
+    def taps(self, x: Tensor, positions: Tensor, at: Sequence[int]) -> list[Tensor]:
+        """Return the outputs (B, T, C) of the blocks whose ascending indices are given; later blocks do not run."""
+        found = []
+        for number, block in enumerate(self.blocks[: at[-1] + 1]):
+            x = block(x + positions)
+            if number in at:
+                found.append(x)
+        return found

@@ -59,3 +59,20 @@ def test_wrong_sizes_are_refused():
         Attention(10, 3)
     with pytest.raises(ValueError, match="rates"):
         Transformer(16, 3, 2, [0.1])
+
+
+def test_the_last_tokens_alone_and_outputs_between_are_those_of_the_whole():
+    torch.manual_seed(0)
+    model = Transformer(16, 3, 2).eval()
+    x, positions = torch.randn(2, 5, 16), torch.randn(2, 5, 16)
+    attend = torch.rand(2, 5, 5) < 0.6
+    attend |= torch.eye(5, dtype=torch.bool)
+    for mask in (None, attend, attend[:, None, :1] | True):
+        whole = model(x, positions, mask)
+        for num in (5, 2):
+            shortened = model(x, positions, mask, num_last=num)
+            torch.testing.assert_close(shortened, whole[:, 5 - num :], rtol=1e-5, atol=1e-6)
+    whole = model(x, positions)
+    first, last = model.taps(x, positions, [0, 2])
+    torch.testing.assert_close(last, whole)
+    torch.testing.assert_close(first, model.blocks[0](x + positions))

@@ -38,7 +38,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     return dict(content)
 
 
-def load_exactly(model: torch.nn.Module, tensors: dict[str, torch.Tensor], *, file: Path, kind: str) -> None:
+def load_exactly(model: torch.nn.Module, tensors: dict[str, torch.Tensor], *, file: Path | None, kind: str) -> None:
     """Copy `tensors` into `model` when names and shapes agree one to one and every value is finite.
 
     file, kind  named in the error: where the tensors come from and what the model is

@@ -1,10 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names, shapes and pseudo-random values of released Point-MAE checkpoints (specification, sections 2.4 and 6.1)."""
+"""The pseudo-random weights and clouds of the golden values (GeoMask3D specification, section 6.1).
 
-from types import SimpleNamespace
+The names and shapes of released Point-MAE checkpoints are those of its section 2.4.
+"""
 
+import numpy as np
 import pytest
 import torch
+
+
+def pseudo_random(k: int, number: int) -> np.ndarray:
+    """u_k(0..number), float64 in [-0.5, 0.5)."""
+    wave = np.sin(12.9898 * np.arange(1, number + 1) + 78.233 * (k + 1)) * 43758.5453
+    return wave - np.floor(wave) - 0.5
+
+
+@pytest.fixture(scope="session")
+def golden_fill():
+    """golden_fill(tensors with released names) -> the same with pseudo-random values; counters stay."""
+
+    def fill(released: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        filled = dict(released)
+        for k, name in enumerate(sorted(name for name in released if not name.endswith("num_batches_tracked"))):
+            u = pseudo_random(k, released[name].numel())
+            if name.endswith("running_var"):
+                value = 1 + u
+            elif released[name].dim() == 1 and name.endswith("weight"):
+                value = 1 + 0.2 * u
+            else:
+                value = 0.2 * u
+            filled[name] = torch.tensor(value, dtype=torch.float32).view(released[name].shape)
+        return filled
+
+    return fill
+
+
+@pytest.fixture(scope="session")
+def golden_clouds():
+    """golden_clouds(N) -> (2, N, 3) float32"""
+    assert np.allclose(pseudo_random(0, 3), (0.240085, 0.064395, -0.045251), atol=1e-6)
+    assert np.allclose(pseudo_random(1000, 3), (0.139728, 0.336642, 0.340594), atol=1e-6)
+    return lambda num: torch.tensor(2 * pseudo_random(1000, 6 * num), dtype=torch.float32).view(2, num, 3)
 
 
 def block_shapes(prefix: str) -> dict[str, tuple[int, ...]]:
@@ -48,32 +84,6 @@ def pretrain_shapes() -> dict[str, tuple[int, ...]]:
     return shapes | layer_shapes("MAE_decoder.norm", (384,)) | layer_shapes("increase_dim.0", (96, 384, 1))
 
 
-def pseudo_random(rank: int, count: int) -> torch.Tensor:
-    """u_k(0 .. count - 1) of section 6.1, float64."""
-    i = torch.arange(count, dtype=torch.float64)
-    return ((12.9898 * (i + 1) + 78.233 * (rank + 1)).sin() * 43758.5453).remainder(1) - 0.5
-
-
-def filled(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
-    """Tensors of the released names with the values of section 6.1."""
-    tensors, names = {}, sorted(name for name in shapes if not name.endswith("num_batches_tracked"))
-    for rank, name in enumerate(names):
-        shape = shapes[name]
-        u = pseudo_random(rank, torch.Size(shape).numel())
-        if name.endswith("running_var"):
-            u = 1 + u
-        elif name.endswith("weight") and len(shape) == 1:
-            u = 1 + 0.2 * u
-        else:
-            u = 0.2 * u
-        tensors[name] = u.view(shape).float()
-    return tensors | {name: torch.tensor(0) for name in shapes if name.endswith("num_batches_tracked")}
-
-
-def clouds(num_points: int) -> torch.Tensor:
-    return (2 * pseudo_random(1000, 2 * num_points * 3)).view(2, num_points, 3).float()
-
-
 def classify_shapes() -> dict[str, tuple[int, ...]]:
     shapes = {"cls_token": (1, 1, 384), "cls_pos": (1, 1, 384)} | encoder_shapes("")
     for i, weight in ((0, (256, 768)), (4, (256, 256)), (8, (40, 256))):
@@ -92,12 +102,13 @@ def parts_shapes() -> dict[str, tuple[int, ...]]:
 
 
 @pytest.fixture(scope="session")
-def released_point_mae():
-    """shapes(kind), filled(kind), clouds(num_points) and pseudo_random(rank, count) of the released Point-MAE."""
+def point_mae_shapes():
+    """point_mae_shapes("pretrain" | "classify" | "parts") -> released name: shape"""
     kinds = {"pretrain": pretrain_shapes, "classify": classify_shapes, "parts": parts_shapes}
-    return SimpleNamespace(
-        shapes=lambda kind: kinds[kind](),
-        filled=lambda kind: filled(kinds[kind]()),
-        clouds=clouds,
-        pseudo_random=pseudo_random,
-    )
+    return lambda kind: kinds[kind]()
+
+
+@pytest.fixture(scope="session")
+def released_point_mae(golden_fill, point_mae_shapes):
+    """released_point_mae(kind) -> released name: golden value"""
+    return lambda kind: golden_fill({name: torch.zeros(shape) for name, shape in point_mae_shapes(kind).items()})

@@ -20,28 +20,28 @@ def num_parameters(model):
     return sum(value.numel() for value in model.parameters())
 
 
-def test_golden_logits_and_counts(released_point_mae):
+def test_golden_logits_and_counts(released_point_mae, golden_clouds):
     model = PointMaeClassifier(PointMaeConfig(), 40)
     assert num_parameters(model) == 22_099_752
-    tensors = released_point_mae.filled("classify")
+    tensors = released_point_mae("classify")
     assert len(tensors) == 174
     model.load_state_dict(from_released(tensors, "classify"))
     assert set(to_released(model.state_dict(), "classify")) == set(tensors)
     with torch.no_grad():
-        logits = model.eval()(released_point_mae.clouds(1024))
+        logits = model.eval()(golden_clouds(1024))
     expected = torch.tensor([0.986878, -1.283363, -0.956672, -0.540646])
     torch.testing.assert_close(logits[0, :4], expected, rtol=1e-4, atol=1e-5)
     assert logits.argmax(1).tolist() == [17, 17]
     assert logits.sum().item() == pytest.approx(-3.359486, rel=1e-4)
 
 
-def test_counts_of_other_heads(released_point_mae):
+def test_counts_of_other_heads(point_mae_shapes):
     with torch.device("meta"):
         assert num_parameters(PointMaeClassifier(PointMaeConfig(), 15)) == 22_093_327
         model = PointMaeParts(PARTS)
     assert num_parameters(model) == 27_063_730
     released = to_released(model.state_dict(), "parts")
-    assert {name: tuple(value.shape) for name, value in released.items()} == released_point_mae.shapes("parts")
+    assert {name: tuple(value.shape) for name, value in released.items()} == point_mae_shapes("parts")
     assert from_released(released, "parts").keys() == model.state_dict().keys()
 
 

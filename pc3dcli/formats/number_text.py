@@ -22,10 +22,11 @@ _BLOCK = 1 << 14  # bytes parsed at once: one number like 1e-5 makes all of them
 _SHOWN = 40  # characters of a message
 
 
-def parse_numbers(data: bytes, columns: int, file: str | PathLike[str]) -> np.ndarray:
+def parse_numbers(data: bytes, columns: int, file: str | PathLike[str], num_before: int = 0) -> np.ndarray:
     """Parse lines of `columns` numbers, between commas, spaces or tabs, to (N, columns) float64.
 
     data    CRLF, spaces around the numbers, a missing final newline and empty lines at the end are accepted
+    file    its name, for messages, and `num_before` how many lines stand before `data` in it
     raises  FormatError naming the first line that holds something else; NaN and infinity are numbers here
     """
     data = data.replace(b"\r\n", b"\n").rstrip()
@@ -40,7 +41,7 @@ def parse_numbers(data: bytes, columns: int, file: str | PathLike[str]) -> np.nd
         stop = data.rfind(b"\n", start, start + _BLOCK) + 1 or data.index(b"\n", start) + 1
         block = _plain_decimals(data[start:stop], columns)
         if block is None:
-            block = _line_by_line(data[start:stop], columns, file, data.count(b"\n", 0, start))
+            block = _line_by_line(data[start:stop], columns, file, num_before + data.count(b"\n", 0, start))
         blocks.append(block)
         start = stop
     return np.concatenate(blocks)

@@ -39,21 +39,22 @@ def read_off(path: str | PathLike[str]) -> Cloud:
         shown = data[:40].decode("utf-8", "replace")
         raise FormatError(f"found {shown!r}, expected OFF and its counts of vertices and faces", file=path)
     num_vertices, num_faces = (int(count[:18]) for count in header.groups())
-    body = data[header.end() :].strip()
+    rest = data[header.end() :]
+    body = rest.strip()
     if b"\n\n" in body or b"\n " in body:
         body = _BLANK_LINES.sub(b"\n", body)
-    ends = np.flatnonzero(np.frombuffer(body + b"\n", np.uint8) == ord("\n"))
-    if len(ends) < num_vertices + num_faces or not body:
-        found = len(ends) if body else 0
-        raise FormatError(f"found {found} lines, expected {num_vertices} vertices and {num_faces} faces", file=path)
+    ends = np.flatnonzero(np.frombuffer(body + b"\n" if body else b"", np.uint8) == ord("\n"))
+    if len(ends) < num_vertices + num_faces:
+        raise FormatError(f"found {len(ends)} lines, expected {num_vertices} vertices and {num_faces} faces", file=path)
     cut, stop = (int(ends[count - 1]) + 1 if count else 0 for count in (num_vertices, num_vertices + num_faces))
-    xyz = _vertices(body[:cut], path)
+    num_before = data.count(b"\n", 0, len(data) - len(rest.lstrip()))
+    xyz = _vertices(body[:cut], path, num_before)
     return Cloud(xyz, faces=_triangles(body[cut:stop], num_vertices, path) if num_faces else None)
 
 
-def _vertices(data: bytes, path: str | PathLike[str]) -> np.ndarray:
+def _vertices(data: bytes, path: str | PathLike[str], num_before: int) -> np.ndarray:
     columns = max(len(data[: data.find(b"\n")].split()), 3)
-    return parse_numbers(data, columns, path)[:, :3] if data else np.zeros((0, 3))
+    return parse_numbers(data, columns, path, num_before)[:, :3]
 
 
 def _triangles(data: bytes, num_vertices: int, path: str | PathLike[str]) -> np.ndarray:

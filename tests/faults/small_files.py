@@ -316,3 +316,104 @@ def shapenet_part(folder: Path) -> Path:
     put(folder / "synsetoffset2category.txt", "Cap\t02954340\n")
     put(folder / "train_test_split/shuffled_test_file_list.json", '["shape_data/02954340/a", "shape_data/02954340/b"]')
     return folder
+
+
+def h5(path: Path, **arrays: np.ndarray) -> Path:
+    import h5py
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array, compression="gzip" if array.ndim == 3 else None)
+    return path
+
+
+def off(order: str = "OFF\n") -> str:
+    """The same mesh as `ply`, without colours."""
+    parts = mesh()
+    lines = [f"{order}5 2 0", *(" ".join(map(str, point)) for point in parts["xyz"]), "3 0 1 2", "4 0 1 2 3"]
+    return "\n".join(lines) + "\n"
+
+
+CUBE = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], np.float32)
+
+
+def cloud_file(name: str) -> bytes:
+    """One object in the format that the suffix of `name` says."""
+    return {
+        ".ply": ply(),
+        ".off": off().encode(),
+        ".pcd": pcd("ascii"),
+        ".npy": npy(CUBE),
+        ".npz": npz({"points": npy(CUBE)}),
+    }[Path(name).suffix]
+
+
+def shapenet55(folder: Path) -> Path:
+    for part, names in (("train", ("03001627-u6028f63e-4111-b412", "02691156-1a04e3ea")), ("test", ("04379243-a",))):
+        put(folder / f"ShapeNet-55/{part}.txt", "".join(f"{name}.npy\n" for name in names))
+        for name in names:
+            put(folder / f"shapenet_pc/{name}.npy", npy(np.repeat(CUBE, 5, axis=0)))
+    return folder
+
+
+def modelnet40(folder: Path) -> Path:
+    put(folder / "modelnet40_shape_names.txt", "night_stand\nbed\n")
+    put(folder / "modelnet40_train.txt", "bed_0001\nnight_stand_0002\n")
+    put(folder / "modelnet40_test.txt", "bed_0003\n")
+    rows = "".join(",".join(f"{value:.6f}" for value in (*(point * 0.9), 0, 0, -1)) + "\n" for point in CUBE)
+    for name in ("bed/bed_0001", "night_stand/night_stand_0002", "bed/bed_0003"):
+        put(folder / f"{name}.txt", rows)
+    return folder
+
+
+def modelnet_h5(folder: Path) -> Path:
+    put(folder / "shape_names.txt", "".join(f"class{index}\n" for index in range(40)))
+    h5(folder / "ply_data_train0.h5", data=CUBE[None] + 5, label=np.array([[3]], np.uint8))
+    h5(folder / "ply_data_train1.h5", data=CUBE[None] * 2 + 5, label=np.array([[39]], np.uint8))
+    h5(folder / "ply_data_test0.h5", data=CUBE[None], label=np.array([[3]], np.uint8))
+    return folder
+
+
+def scanobjectnn(folder: Path) -> Path:
+    h5(folder / "training_objectdataset.h5", data=np.stack([CUBE, CUBE * 2 + 5]), label=np.array([0, 14], np.int32))
+    h5(folder / "test_objectdataset.h5", data=CUBE[None], label=np.array([2], np.int32))
+    return folder
+
+
+def shapenet_part_shapes(folder: Path) -> Path:
+    put(folder / "synsetoffset2category.txt", "Bag\t02773838\nCap\t02954340\n")
+    listed = {"train": ("02773838/a", "02954340/b"), "val": ("02773838/c",), "test": ("02954340/d",)}
+    for part, names in listed.items():
+        entries = [f"shape_data/{name}" for name in names]
+        put(folder / f"train_test_split/shuffled_{part}_file_list.json", json.dumps(entries))
+        for name in names:
+            parts = (4, 5) if name.startswith("02773838") else (6, 7)
+            rows = [(*point, 0, 0, 1, parts[index % 2]) for index, point in enumerate(CUBE)]
+            put(folder / f"{name}.txt", "".join(" ".join(f"{value:.5f}" for value in row) + "\n" for row in rows))
+    return folder
+
+
+def shape_arrays(folder: Path) -> Path:
+    names = npy(np.array(["bed", "chair"]))
+    for part, count in (("train", 2), ("test", 1)):
+        points, label = np.stack([CUBE] * count).astype(np.float16), np.arange(count) % 2
+        put(folder / f"{part}.npz", npz({"points": npy(points), "label": npy(label), "class_names": names}))
+    return folder
+
+
+def cloud_folder(folder: Path) -> Path:
+    for name in ("bed/train/1.off", "chair/train/2.ply", "chair/test/3.npy"):
+        put(folder / name, cloud_file(name))
+    return folder
+
+
+SHAPES = {  # layout of object clouds: writer of two training shapes and one test shape
+    "shapenet55": shapenet55,
+    "shapenetpart": shapenet_part_shapes,
+    "modelnet40": modelnet40,
+    "modelnet-h5": modelnet_h5,
+    "scanobjectnn": scanobjectnn,
+    "arrays": shape_arrays,
+    "clouds": cloud_folder,
+}

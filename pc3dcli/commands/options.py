@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
-from pc3dcli.commands.settings import read_config
+from pc3dcli.commands.settings import read_config, read_define
 from pc3dcli.errors import UsageError
 
 ADVANCED = "Advanced"
@@ -96,7 +96,14 @@ Config = Annotated[
 ]
 Define = Annotated[
     list[str] | None,
-    advanced("-D", "--define", metavar="NAME=VALUE", help="Set one of the parameters that the man page lists."),
+    advanced(
+        "-D",
+        "--define",
+        metavar="NAME=VALUE",
+        is_eager=True,
+        callback=read_define,
+        help="Set one of the parameters that the man page lists.",
+    ),
 ]
 PrintConfig = Annotated[bool, advanced("--print-config", help="Print the settings as TOML and stop.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="List scenes, outputs and skips; touch nothing.")]

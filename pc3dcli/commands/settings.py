@@ -2,7 +2,8 @@
 """Where a setting comes from: flag, PC3D_* variable, --config file, -D, default; and what of it decides the result.
 
 Option names are those of the command line; the fields of the paper configs are reached by `-D name=value` or by the
-same name in the --config file.  Unknown names are refused, with the nearest known one.
+same name in the --config file.  `-D` reaches the options too, as a default above --config: the flag and the variable
+beat it.  Unknown names are refused, with the nearest known one.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ import dataclasses
 import difflib
 import json
 import sys
-import tomllib
 import types
 import typing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from pc3dcli.errors import FormatError, InputError, UsageError
-from pc3dcli.stream.provenance import Program
+
+if TYPE_CHECKING:
+    from pc3dcli.stream.provenance import Program
 
 # options that choose what is done or where it goes, never what a scene's result is
 _NOT_DECISIVE = frozenset(
@@ -51,22 +53,26 @@ _NOT_DECISIVE = frozenset(
         "seed",
     }
 )
-_FILE_FIELDS = "pc3dcli.config_fields"
+_FILE_FIELDS, _DEFINED = "pc3dcli.config_fields", "pc3dcli.defined_options"
+_NO_SETTINGS = frozenset({"config", "print_config", "define", "help"})
 
 
 def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
     """Option callback of --config: make the file's values the defaults of this command."""
     if path is None or ctx.resilient_parsing:
         return path
+    import tomllib
+
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read it: {error.strerror}", file=path) from None
     except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, or numbers and brackets without end
         raise FormatError(f"not TOML: {error}", file=path) from None
-    options = {param.name for param in ctx.command.params} - {"config", "print_config", "define"}
+    options = {param.name for param in ctx.command.params} - _NO_SETTINGS
     named = {name.replace("-", "_"): value for name, value in values.items()}
-    ctx.default_map = {**(ctx.default_map or {}), **{k: _from_toml(v) for k, v in named.items() if k in options}}
+    defaults = {name: _from_toml(value) for name, value in named.items() if name in options}
+    ctx.default_map = {**(ctx.default_map or {}), **defaults, **ctx.meta.get(_DEFINED, {})}
     if not any(param.name == "define" for param in ctx.command.params):  # then the options are all there is
         for name in named:
             _check_known(name, dict.fromkeys(options), f"{path}: ")
@@ -74,10 +80,26 @@ def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
+def read_define(ctx: typer.Context, texts: list[str] | None) -> list[str] | None:
+    """Option callback of -D: where a name is that of an option, make the value the option's default."""
+    if not texts or ctx.resilient_parsing:
+        return texts
+    options = {p.name: p for p in ctx.command.params if p.param_type_name == "option" and p.name not in _NO_SETTINGS}
+    defined = ctx.meta.setdefault(_DEFINED, {})
+    for text in texts:
+        name, _, value = text.partition("=")
+        name = name.replace("-", "_")
+        if name in options:
+            value = str(_parsed(value))  # quotes are TOML's
+            defined[name] = [*defined.get(name, []), value] if options[name].multiple else value
+    ctx.default_map = {**(ctx.default_map or {}), **defined}
+    return texts
+
+
 def configure(ctx: typer.Context, *defaults: Any) -> list[Any]:
     """Return the config dataclasses `defaults` with the values of --config and -D put in.
 
-    A field that has the name of an option has its value, unless that is None.
+    A field that has the name of an option has its value, unless that is None; -D may name the option (`read_define`).
     raises  UsageError for a name that none of them has, a value of the wrong type or out of range
     """
     path, from_file = ctx.meta.get(_FILE_FIELDS, (None, {}))
@@ -93,6 +115,8 @@ def configure(ctx: typer.Context, *defaults: Any) -> list[Any]:
         name = name.replace("-", "_")
         if not equals:
             raise UsageError(f"-D {text}: expected NAME=VALUE")
+        if name in ctx.meta.get(_DEFINED, {}):
+            continue
         _check_known(name, known, "-D ")
         values[name] = _typed(name, _parsed(value), hints[name])
     return [_replaced(default, values) for default in defaults]
@@ -102,6 +126,8 @@ def program(
     ctx: typer.Context, configs: list[Any], *, weights: dict[str, str], exclude: tuple[str, ...] = ()
 ) -> Program:
     """Describe this run: what differs from the defaults and decides the result is what identifies it."""
+    from pc3dcli.stream.provenance import Program
+
     decisive = {}
     for param in ctx.command.params:
         value = _plain(ctx.params.get(param.name))
@@ -149,6 +175,8 @@ def _check_known(name: str, known: dict, place: str) -> None:
 
 
 def _parsed(text: str) -> Any:
+    import tomllib
+
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
@@ -159,6 +187,11 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
     """Check a value against a field's type; integers may stand where a float is expected."""
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     for one in kinds:
+        if _is_tuple(one) and isinstance(value, list | tuple):
+            items = typing.get_args(one)
+            items = items[:1] * len(value) if items[-1] is ... else items
+            if len(items) == len(value):
+                return tuple(_typed(name, item, type_) for item, type_ in zip(value, items, strict=True))
         if typing.get_origin(one) is typing.Literal:
             if value in typing.get_args(one):
                 return value
@@ -170,8 +203,15 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
         elif isinstance(one, type) and type(value) is one:
             return value
     names = {float: "a finite number", int: "an integer", bool: "true or false", str: "text", type(None): "none"}
-    shown = [" or ".join(map(repr, typing.get_args(kind))) or names.get(kind, str(kind)) for kind in kinds]
+    names |= {
+        one: f"a list such as [{', '.join('1' for _ in typing.get_args(one))}]" for one in kinds if _is_tuple(one)
+    }
+    shown = [names.get(one) or " or ".join(map(repr, typing.get_args(one))) or str(one) for one in kinds]
     raise UsageError(f"{name} = {value!r}: expected {' or '.join(shown)}")
+
+
+def _is_tuple(kind: Any) -> bool:
+    return typing.get_origin(kind) is tuple
 
 
 def _replaced(config: Any, values: dict[str, Any]) -> Any:

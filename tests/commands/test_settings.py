@@ -23,6 +23,8 @@ class Toy:
     limit_m: float | None = None
     is_on: bool = False
     name: str = "x"
+    pair: tuple[float, float] = (0.5, 1.0)
+    sizes: tuple[int, ...] = (3,)
 
     def __post_init__(self):
         if self.radius < 0:
@@ -37,7 +39,7 @@ class Context:
 
     def __init__(self, *define, file=None):
         self.params = {"define": list(define)}
-        self.meta = {settings._FILE_FIELDS: ("c.toml", file)} if file else {}
+        self.meta = {} if file is None else {settings._FILE_FIELDS: ("c.toml", file)}
 
 
 def invoke(*arguments, env=None):
@@ -55,6 +57,7 @@ def printed(*arguments, env=None) -> dict[str, str]:
     [
         ("radius=2", "radius", 2.0), ("radius=1e-3", "radius", 0.001), ("count=7", "count", 7), ("mode=b", "mode", "b"),
         ('mode="b"', "mode", "b"), ("limit-m=3.5", "limit_m", 3.5), ("limit_m=none", "limit_m", None),
+        ("pair=[1, 0.5]", "pair", (1.0, 0.5)), ("sizes=[8, 4, 2]", "sizes", (8, 4, 2)),
         ("is_on=true", "is_on", True), ("name=some text", "name", "some text"), ("name=a=b", "name", "a=b"),
     ],
 )  # fmt: skip
@@ -78,6 +81,9 @@ def test_define(text, name, value):
         ("radius=nan", "radius = nan: expected a finite number"),
         ("radius=inf", "radius = inf: expected a finite number"),
         ("radius=-1", "radius is negative"),
+        ("pair=[1]", "pair = [1]: expected a list such as [1, 1]"),
+        ("pair=1", "pair = 1: expected a list such as [1, 1]"),
+        ("sizes=[1.5]", "sizes = 1.5: expected an integer"),
     ],
 )
 def test_refused_definitions(text, message):
@@ -124,6 +130,24 @@ def test_precedence(tmp_path):
     environment = {"PC3D_TRACK2D_STRIDE": "5"}
     assert printed("track2d", "--config", file, env=environment)["stride"] == "5"
     assert printed("track2d", "--stride", 7, "--config", file, "-D", "tau_iou=0.7", env=environment)["stride"] == "7"
+
+
+def test_define_reaches_options_below_flags_and_above_the_file(tmp_path):
+    file = tmp_path / "c.toml"
+    file.write_text("stride = 3\n")
+    define = ("-D", "stride=4", "-D", "masks='oracle'", "-Dmax-depth=4.5")
+    for order in ((*define, "--config", file), ("--config", file, *define)):
+        found = printed("track2d", *order)
+        assert (found["stride"], found["masks"], found["max_depth"]) == ("4", '"oracle"', "4.5")
+    assert printed("track2d", *define[:2], "--stride", 7)["stride"] == "7"
+    assert printed("track2d", "--stride", 7, *define[:2])["stride"] == "7"
+    assert printed("track2d", *define[:2], env={"PC3D_TRACK2D_STRIDE": "5"})["stride"] == "5"
+    assert printed("lift3d", "-D", "per_view=true")["per_view"] == "true"
+    result = invoke("track2d", "-D", "stride=many", "--print-config")
+    assert result.exit_code == 2
+    assert "--stride" in result.output
+    assert "no such parameter" in str(invoke("track2d", "-D", "scenes=x", "--print-config").exception)
+    assert "no such parameter" in str(invoke("track2d", "-D", "config=x", "--print-config").exception)
 
 
 @pytest.mark.parametrize("command", ["track2d", "lift3d", "eval", "view"])

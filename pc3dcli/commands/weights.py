@@ -37,10 +37,11 @@ def open_weights(path: Path) -> tuple[dict, dict[str, Tensor]]:
     path = Path(path)
     if is_model(path):
         return read_model(path)
-    released = {name.removeprefix("module."): value for name, value in read_state_dict(path).items()}
+    found = read_state_dict(path)
+    released = {name.removeprefix("module."): value for name, value in found.items()}
     base, kind = _recognised(released, path)
     try:
-        tensors = _renamed(released, base, kind)
+        tensors = _renamed(found, base, kind)
     except WeightsError as error:
         raise _of_file(error, path) from None
     description = {"method": "released", "kind": kind, "base": base, "config": _released_config(released, base, kind)}
@@ -137,8 +138,9 @@ def new_downstream(description: dict, path: Path | None = None) -> nn.Module:
             variant = description.get("variant") or "modelnet"
             return point_m2ae_heads.PointM2aeClassifier(config, num_classes, variant)
         kind = point_mae_heads.PointMaeParts if is_small else point_m2ae_heads.PointM2aeParts
-        sizes = {"num_parts": len(description["parts"]), "num_categories": len(description["classes"])}
-        return kind(config, **(sizes if description.get("parts") else {}))
+        if not description.get("parts"):  # a released model: ShapeNetPart's
+            return kind(config)
+        return kind(config, num_parts=len(description["parts"]), num_categories=len(description["classes"]))
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"its config does not describe a {base}: {error}", file=path) from None
 

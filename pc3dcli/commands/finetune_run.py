@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One fine-tuning run: train on one split, write what the network says of the other in the form that `eval` reads.
+
+Nothing of the test split decides anything here: fair predictions are of the last epoch, official ones of every epoch,
+for `pc3d eval --protocol official` to show what choosing among them gives.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pc3dcli.commands.finetune_data import Splits, category_logits, test_sampling, train_sampling
+from pc3dcli.commands.shape_network import BATCH, run_network, smallest_cloud
+from pc3dcli.commands.weights import base_tensors, new_downstream
+from pc3dcli.datasets.shape_batches import BatchConfig, ShapeData
+from pc3dcli.nn.model_files import read_model
+from pc3dcli.nn.weights import load_exactly
+from pc3dcli.papers.geomask3d.finetune import Finetuning, predict_classes, predict_parts
+from pc3dcli.stream.run_folder import RunFolder
+from pc3dcli.stream.writer import atomic_file
+from pc3dcli.train import Position, Run, TrainConfig, train
+
+if TYPE_CHECKING:
+    from pc3dcli.papers.geomask3d.finetune import FinetuneConfig
+    from pc3dcli.train import Reporter
+
+PREDICTIONS, EPOCHS = "predictions.npz", "epochs"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one run does.
+
+    method       classify or parts
+    description  of the weights, for config.json
+    init         tensors of a pretrained base model; None trains from scratch
+    protocol     fair: predictions of the last epoch; official: of every epoch
+    votes        repeats of the vote, 0 for none
+    """
+
+    method: str
+    splits: Splits
+    description: dict
+    init: dict[str, torch.Tensor] | None
+    finetune: FinetuneConfig
+    training: TrainConfig
+    protocol: str = "fair"
+    votes: int = 0
+    device: str = "auto"
+
+    @property
+    def num_points(self) -> int:
+        return int(self.description["config"]["num_points"])
+
+
+def run(plan: Plan, folder: RunFolder, report: Reporter | None = None, name: str = PREDICTIONS) -> bool:
+    """Train and write predictions, from where an earlier call was stopped; returns whether this process is the first.
+
+    name    of the file of predictions in the folder
+    raises  as `train`; FormatError and InputError for shapes that cannot be used, WeightsError for an --init that
+            does not fit
+    """
+    learner = Finetuning(_model(plan), plan.method, plan.finetune)
+    data = ShapeData(plan.splits.train, _train_sampling(plan, learner.model))
+    tester = Tester(plan, folder.path, smallest_cloud(learner.model.config))
+    is_old = folder.is_done()
+    if not is_old:
+        tester.read_all()  # a shape that cannot be used is found before hours of training, not after
+        (folder.path / name).unlink(missing_ok=True)  # of other weights
+    result = train(
+        learner,
+        data,
+        plan.training,
+        Run(folder, plan.description, plan.device, learner.rate_scale),
+        report=report,
+        after_epoch=tester.after_epoch if plan.protocol == "official" else None,
+    )
+    if result.is_main and not (is_old and (folder.path / name).exists()):
+        _, tensors = read_model(folder.path)  # of a run that was finished earlier the learner knows nothing
+        load_exactly(learner.model, tensors, file=folder.path, kind="this run")
+        tester.write(learner.model, folder.path / name)
+    return result.is_main
+
+
+def _model(plan: Plan) -> nn.Module:
+    """Return the model before training: the head drawn from the seed, the rest pretrained where there is an init."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(plan.training.seed)
+        model = new_downstream(plan.description)
+    if plan.init is not None:
+        model.load_pretrained(base_tensors(plan.init))
+    return model
+
+
+def _train_sampling(plan: Plan, model: nn.Module) -> BatchConfig:
+    augment, smallest = plan.finetune.augment, smallest_cloud(model.config)
+    return train_sampling(plan.splits.train, plan.method, plan.num_points, augment, smallest)
+
+
+class Tester:
+    """Asks a model about the test split; the sampled shapes are kept between epochs."""
+
+    def __init__(self, plan: Plan, folder: Path, min_points: int) -> None:
+        """min_points: a shape of fewer is refused."""
+        self.plan, self.folder = plan, folder
+        self.shapes = plan.splits.test
+        self.config = test_sampling(self.shapes, plan.method, plan.num_points, min_points)
+        self.data = ShapeData(self.shapes, self.config)
+
+    def read_all(self) -> None:
+        """Read every shape; raises FormatError or InputError for one that cannot be used."""
+        for start in range(0, len(self.shapes), BATCH):
+            self.data.batch(np.arange(start, min(start + BATCH, len(self.shapes))))
+
+    def after_epoch(self, learner: nn.Module, at: Position) -> None:
+        """Write the predictions of an epoch, in the first process alone."""
+        if at.rank == 0:
+            self.folder.joinpath(EPOCHS).mkdir(exist_ok=True)
+            arrays = self.predictions(learner.model)
+            if self.plan.method == "classify":
+                arrays = {"pred": arrays["logits"].argmax(axis=1).astype(np.uint16)}
+            write_arrays(self.folder / EPOCHS / f"epoch_{at.epoch:04d}.npz", arrays)
+
+    def predictions(self, model: nn.Module) -> dict[str, np.ndarray]:
+        """Return logits (S, K) and label (S,) of classes, or pred (S, N) and label (S, N) of parts."""
+        if self.plan.method == "classify":
+            return {"logits": self._logits(model, self.data), "label": self.shapes.label}
+        predicted, label = [], []
+        ask = self._asker(model, lambda m, batch: predict_parts(m, batch.clouds, batch.label))
+        for batch, logits in ask(self.data, seed=self.plan.training.seed, epoch=0):
+            predicted.append(category_logits(logits, batch.label.numpy(), self.plan.splits.category_parts))
+            label.append(batch.part.numpy())
+        return {"pred": np.concatenate(predicted).astype(np.uint8), "label": np.concatenate(label).astype(np.uint8)}
+
+    def votes(self, model: nn.Module) -> np.ndarray:
+        """Return (R, S, K) mean logits of R repeated votes, each over `vote_views` resampled and augmented views."""
+        data = ShapeData(self.shapes, _train_sampling(self.plan, model))
+        views, repeats = self.plan.finetune.vote_views, self.plan.votes
+        return np.stack(
+            [self._vote(model, data, range(views * repeat, views * (repeat + 1))) for repeat in range(repeats)]
+        )
+
+    def write(self, model: nn.Module, path: Path) -> None:
+        """Write the predictions of the trained model; of classes the epochs and votes with them."""
+        arrays = self.predictions(model)
+        arrays["id"] = np.array(self.shapes.names)
+        arrays["class_names"] = np.array(self.shapes.class_names)
+        if self.plan.method == "classify":
+            arrays["label"] = arrays["label"].astype(np.uint16)
+            if self.plan.votes:
+                arrays["vote_logits"] = self.votes(model)
+            if self.plan.protocol == "official":
+                arrays["epoch_pred"] = self._epochs()
+        write_arrays(path, arrays)
+        if self.plan.method == "classify":
+            shutil.rmtree(self.folder / EPOCHS, ignore_errors=True)  # they are in the one file now
+
+    def _epochs(self) -> np.ndarray:
+        files = [self.folder / EPOCHS / f"epoch_{epoch:04d}.npz" for epoch in range(self.plan.training.epochs)]
+        return np.stack([np.load(file)["pred"] for file in files])
+
+    def _vote(self, model: nn.Module, data: ShapeData, views: range) -> np.ndarray:
+        # epochs of the sampler from 1 on: none is that of the single pass
+        return np.mean([self._logits(model, data, epoch=1 + view) for view in views], axis=0, dtype=np.float64)
+
+    def _logits(self, model: nn.Module, data: ShapeData, epoch: int = 0) -> np.ndarray:
+        ask = self._asker(model, lambda m, batch: predict_classes(m, batch.clouds))
+        return np.concatenate([found for _, found in ask(data, seed=self.plan.training.seed, epoch=epoch)])
+
+    def _asker(self, model: nn.Module, predict: Callable[[nn.Module, Any], torch.Tensor]) -> Callable:
+        device = next(model.parameters()).device
+
+        def ask(data: ShapeData, *, seed: int, epoch: int) -> Any:
+            network = lambda batch: predict(model, batch)  # noqa: E731
+            return run_network(network, self.shapes, data.config, device, seed=seed, epoch=epoch, data=data)
+
+        return ask
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write an .npz whose bytes follow from the arrays; it appears under its name when complete."""
+    with atomic_file(path) as file:
+        np.savez_compressed(file, **arrays)

@@ -18,6 +18,7 @@ import typer
 
 from pc3dcli import __version__
 from pc3dcli.commands.options import Command
+from pc3dcli.commands.plain_values import PlainGroup
 from pc3dcli.errors import Pc3dError, UsageError
 
 # an output that cannot be: the command line is at fault.  Inputs that cannot be read never come here as OSError.
@@ -103,6 +104,7 @@ def pc3d(
 def application(names: Iterable[str] = COMMANDS) -> typer.Typer:
     """Return the program with some of its commands; only their modules are imported."""
     program = typer.Typer(
+        cls=PlainGroup,
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,

@@ -10,7 +10,7 @@ import pytest
 from pc3dcli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = {"torch", "numpy", "rich", "cv2", "scipy", "sklearn", "pycocotools", "safetensors", "PIL"}
+HEAVY = {"torch", "numpy", "rich", "cv2", "scipy", "sklearn", "pycocotools", "safetensors", "PIL", "pydantic"}
 
 
 def imported_by(*arguments: str) -> tuple[set[str], subprocess.CompletedProcess]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +148,7 @@ def evaluate(
       pc3d lift3d tracks.ndjson | pc3d eval --gt scans/ --class-agnostic
       pc3d eval pred/ --gt gt/ --preset scannet200 --fail-under AP50=0.4
     """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: nothing here multiplies matrices
     import numpy as np
 
     from pc3dcli.commands import eval_output

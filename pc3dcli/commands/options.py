@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
 
+from pc3dcli.commands.plain_values import PlainCommand
 from pc3dcli.commands.settings import read_config, read_define
 from pc3dcli.errors import UsageError
 
 ADVANCED = "Advanced"
 
 
-class Command(TyperCommand):
+class Command(PlainCommand):
     """A command whose help shows the common options first and the rest under *Advanced*."""
 
     def parse_args(self, ctx, args: list[str]) -> list[str]:

@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 
 from pc3dcli.datasets import open_scenes
+from pc3dcli.datasets.cloud_folder import read_points
 from pc3dcli.datasets.scene import RgbdFrame, Scene, frame_from_record, frame_to_record
+from pc3dcli.datasets.shape_set import open_shapes
 from pc3dcli.errors import FormatError, InputError
 from pc3dcli.formats import kitti_labels, scannet_aggregation, semantic_labels, semantickitti, shapenet_part
 from pc3dcli.formats.class_predictions import read_columns, read_labelled_arrays
@@ -55,10 +57,10 @@ def bounded_memory():
     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def survive(read, good: bytes, seed: int, prepare=lambda data: data) -> tuple[int, int]:
-    """Call `read` on 10,000 mutations of `good`; returns how many were read and how many refused."""
+def survive(read, good: bytes, seed: int, prepare=lambda data: data, count: int = MUTATIONS) -> tuple[int, int]:
+    """Call `read` on `count` mutations of `good`; returns how many were read and how many refused."""
     rng, done, refused = random.Random(seed), 0, 0
-    for _ in range(MUTATIONS):
+    for _ in range(count):
         bad = prepare(damage["mutate"](good, rng))
         try:
             read(bad)
@@ -257,6 +259,11 @@ def read_logits(file):
     assert all(str(name).encode() is not None for name in found.get("class_names", ()))
 
 
+def read_object(file):
+    xyz, normal = read_points(file, "x")
+    assert xyz.dtype == np.float32 and xyz.shape[1:] == (3,) and (normal is None or normal.shape == xyz.shape)
+
+
 PART_LINES = "".join(f"0.1 0.2 0.3 0 0 1 {part}.000000\n" for part in (6, 7, 6))
 ONE_FILE = {  # reader of one file, its name and a good content
     "kitti labels": (read_kitti(kitti_labels.read_labels), "000000.txt", small["KITTI_LABEL"]),
@@ -353,3 +360,71 @@ def test_folders_of_eval(folder, name):
             except (FormatError, InputError) as error:
                 assert str(error) and len(str(error)) < 900, error
         file.write_bytes(good)
+
+
+@pytest.mark.parametrize("name", ["a.off", "a.npy"])
+def test_objects(folder, name):
+    file, good = folder / name, small["cloud_file"](name)
+
+    def read(data):
+        file.write_bytes(data)
+        read_object(file)
+
+    read(good)
+    done, refused = survive(read, good, 12, count=MUTATIONS // 3)
+    assert refused > 300
+
+
+SHAPE_FILES = {  # layout of object clouds: files that are damaged in turn
+    "shapenet55": ("ShapeNet-55/train.txt", "shapenet_pc/02691156-1a04e3ea.npy"),
+    "shapenetpart": ("synsetoffset2category.txt", "train_test_split/shuffled_train_file_list.json", "02954340/b.txt"),
+    "modelnet40": ("modelnet40_shape_names.txt", "modelnet40_train.txt", "bed/bed_0001.txt"),
+    "modelnet-h5": ("ply_data_train0.h5", "shape_names.txt"),
+    "arrays": ("train.npz",),
+}
+
+
+@pytest.mark.parametrize("layout", SHAPE_FILES)
+def test_shapes(folder, layout):
+    """A tenth of the mutations: every one opens a folder of many files."""
+    small["SHAPES"][layout](folder)
+
+    def read():
+        shapes = open_shapes(folder, dataset=layout)
+        assert len(shapes) == len(set(shapes.names)) > 0 and (shapes.label is None or len(shapes.label) == len(shapes))
+        for index in range(len(shapes)):
+            shape = shapes.read(index)
+            assert shape.xyz.dtype == np.float32 and np.isfinite(shape.xyz).all() and len(shape.xyz)
+            assert shape.part is None or (shape.part.shape == (len(shape.xyz),) and shape.part.min() >= 0)
+
+    read()
+    for seed, name in enumerate(SHAPE_FILES[layout]):
+        file, rng = folder / name, random.Random(20 + seed)
+        good = file.read_bytes()
+        for _ in range(MUTATIONS // 10 // len(SHAPE_FILES[layout])):
+            file.write_bytes(damage["mutate"](good, rng))
+            try:
+                read()
+            except (FormatError, InputError) as error:
+                assert str(error) and len(str(error)) < 900, error
+        file.write_bytes(good)
+
+
+@pytest.mark.parametrize("name", ["points", "pos", "start", "class_names"])
+def test_arrays_of_shapes_behind_right_checksums(folder, name):
+    cube = small["CUBE"]
+    arrays = {"label": np.array([0, 1]), "class_names": np.array(["bed", "chair"]), "id": np.array(["a", "b"])}
+    if name in ("pos", "start"):
+        arrays |= {"pos": np.concatenate([cube, cube]), "start": np.array([0, 8, 16]), "part": np.arange(16)}
+    else:
+        arrays |= {"points": np.stack([cube, cube]).astype(np.float16), "part": np.zeros((2, 8), np.uint8)}
+    rest = {key: small["npy"](array) for key, array in arrays.items() if key != name}
+
+    def read(data):
+        (folder / "train.npz").write_bytes(small["npz"]({name: data, **rest}))
+        shapes = open_shapes(folder / "train.npz", dataset="arrays")
+        for index in range(len(shapes)):
+            shapes.read(index)
+
+    read(small["npy"](arrays[name]))
+    survive(read, small["npy"](arrays[name]), 30, count=MUTATIONS // 10)

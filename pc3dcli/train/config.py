@@ -28,6 +28,7 @@ class TrainConfig:
     min_lr: float = 0.0  # at the end; the schedule by epochs also begins there
     period: float | None = None  # epochs of the cosine where it changes by epochs; none: those of the run
     clip: float = 0.0  # largest norm of the gradient, 0 for any
+    double_step: bool = False  # step before clipping too, as the released part segmentation does
     decay_tokens: bool = False  # weight decay on mask and class tokens (GM3D's released code)
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast
     compile: bool = False  # torch.compile of the transformers and patch embeddings

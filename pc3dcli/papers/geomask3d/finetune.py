@@ -26,16 +26,15 @@ from pc3dcli.errors import check_ranges
 class FinetuneConfig:
     """What fine-tuning has beside the settings of training (notes 3.8 and 4.2)."""
 
-    num_points: int | None = None  # of a cloud; none: as the pretrained model has, 2,048 for parts
     augment: Literal["scale-shift", "scale-rotate", "parts", "none"] = "scale-shift"  # parts: isotropic, smaller
     label_smoothing: float = 0.0  # share of the label that goes to the other classes; Point-M2AE on ModelNet40: 0.3
     layer_decay: float = 1.0  # factor on the learning rate a layer further from the head; GeoMask3D: 0.75
     released_decay: bool = False  # layer decay as GeoMask3D's code has it, on the blocks of Point-MAE alone
+    variant: Literal["auto", "modelnet", "scanobjectnn"] = "auto"  # of Point-M2AE classifiers; auto: by the data set
     vote_views: int = 10  # passes of a vote, over resampled and augmented clouds
 
     def __post_init__(self) -> None:
-        check_ranges(self, num_points=(1, 1 << 20), label_smoothing=(0, 0.999), layer_decay=(1e-6, 1))
-        check_ranges(self, vote_views=(1, 1000))
+        check_ranges(self, label_smoothing=(0, 0.999), layer_decay=(1e-6, 1), vote_views=(1, 1000))
 
 
 BASELINE = {  # of training; AdamW's own betas
@@ -49,21 +48,37 @@ PARTS = BASELINE | {"batch_size": 16, "lr": 2e-4}
 FEW_SHOT = BASELINE | {"epochs": 150}
 
 
-def recipe(task: str, base: str, name: str = "baseline") -> tuple[dict[str, Any], dict[str, Any]]:
+def recipe(
+    task: str, base: str, name: str = "baseline", *, is_scan: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the settings of a recipe: fields of FinetuneConfig, and those of training.
 
     task  "classify", "few-shot" or "parts"
     base  "point-mae" or "point-m2ae"
     name  "baseline": of the base model's code; "gm3d": of GeoMask3D's, which has one of its own for classification
           and another rate for few-shot on Point-MAE
+    is_scan  the shapes are ScanObjectNN's, which Point-M2AE learns without smoothing
     """
     if task == "parts":
-        return {"num_points": 2048, "augment": "parts"}, PARTS
+        return {"augment": "parts"}, PARTS
     if task == "few-shot":
         return {}, FEW_SHOT | ({"lr": 1e-3} if name == "gm3d" and base == "point-mae" else {})
     if name == "gm3d":
         return {"layer_decay": 0.75}, GM3D
-    return ({"label_smoothing": 0.3} if base == "point-m2ae" else {}), BASELINE
+    return ({"label_smoothing": 0.3} if base == "point-m2ae" and not is_scan else {}), BASELINE
+
+
+def downstream_fields(task: str, base: str, fields: dict[str, Any], *, is_scan: bool = False) -> dict[str, Any]:
+    """Return the fields of a base model's config as its downstream model has them (notes 2.3 and 2.6).
+
+    fields  of the pretrained model: parts of Point-MAE see twice its points and patches (2,048 and 128),
+            classification with Point-M2AE half its points (1,024), but for scans
+    """
+    if base == "point-mae" and task == "parts":
+        return fields | {name: 2 * fields[name] for name in ("num_points", "num_patches")}
+    if base == "point-m2ae" and task != "parts" and not is_scan:
+        return fields | {"num_points": max(fields["num_points"] // 2, max(fields["scale_patches"]))}
+    return fields
 
 
 def smoothed_cross_entropy(logits: Tensor, label: Tensor, smoothing: float) -> Tensor:

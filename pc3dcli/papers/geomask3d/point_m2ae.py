@@ -82,25 +82,23 @@ class TokenMerge(nn.Module):
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
-        hidden = (nn.BatchNorm1d(in_dim), nn.ReLU())
-        self.first_conv = nn.Sequential(nn.Linear(in_dim, in_dim), *hidden, nn.Linear(in_dim, in_dim))
-        hidden = (nn.BatchNorm1d(out_dim), nn.ReLU())
-        self.second_conv = nn.Sequential(nn.Linear(2 * in_dim, out_dim), *hidden, nn.Linear(out_dim, out_dim))
+        self.first_conv = nn.Sequential(
+            nn.Linear(in_dim, in_dim), nn.BatchNorm1d(in_dim), nn.ReLU(inplace=True), nn.Linear(in_dim, in_dim)
+        )
+        self.second_conv = nn.Sequential(
+            nn.Linear(2 * in_dim, out_dim), nn.BatchNorm1d(out_dim), nn.ReLU(inplace=True), nn.Linear(out_dim, out_dim)
+        )
 
     def forward(self, tokens: Tensor, neighbors: Tensor) -> Tensor:
         """tokens (B, G', C), neighbors (B, G, S) into them -> (B, G, C')"""
         B, G, S = neighbors.shape
-        local = gather_points(tokens, neighbors).flatten(0, 2)  # (B G S, C)
-        local = self.first_conv(local)
-        widest = local.view(B * G, S, -1).amax(1)
-        first, *others = self.second_conv
+        local = self.first_conv(gather_points(tokens, neighbors).flatten(0, 2))  # (B G S, C)
+        widest = local.view(B * G, S, -1).max(1).values
+        first, norm, relu, last = self.second_conv
         weight_global, weight_local = first.weight.chunk(2, dim=1)  # of [global, local]
         of_patch = F.linear(widest, weight_global, first.bias)  # once a patch
-        merged = F.linear(local, weight_local).view(B * G, S, -1) + of_patch.unsqueeze(1)
-        merged = merged.flatten(0, 1)
-        for layer in others:
-            merged = layer(merged)
-        return merged.view(B, G, S, -1).amax(2)
+        mixed = F.linear(local, weight_local).view(B * G, S, -1).add_(of_patch.unsqueeze(1))
+        return last(relu(norm(mixed.flatten(0, 1)))).view(B, G, S, -1).max(2).values
 
 
 class HierarchicalEncoder(nn.Module):
@@ -174,13 +172,11 @@ class TokenPropagation(nn.Module):
 
     def forward(self, fine: Tensor, coarse: Tensor, fine_centers: Tensor, coarse_centers: Tensor) -> Tensor:
         """fine (B, G', C'), coarse (B, G, C), centres of both (B, ., 3) -> (B, G', C')"""
-        first, *others = self.fuse
+        first, norm, gelu = self.fuse
         weight_fine, weight_coarse = first.weight.split((fine.shape[2], coarse.shape[2]), dim=1)
         # interpolation weights sum to one, so the layer may run on the few coarse tokens
         carried = interpolate3(fine_centers, coarse_centers, F.linear(coarse, weight_coarse))
-        fused = (F.linear(fine, weight_fine, first.bias) + carried).flatten(0, 1)  # (B G', C')
-        for layer in others:
-            fused = layer(fused)
+        fused = gelu(norm((F.linear(fine, weight_fine, first.bias) + carried).flatten(0, 1)))  # (B G', C')
         return F.gelu(self.net2(self.net1(fused)) + fused).view(fine.shape)
 
 

@@ -152,6 +152,15 @@ def test_one_batch_is_learnt(model, clouds, hidden):
     assert loss < 0.7 * first
 
 
+def test_half_precision_is_finite_and_near(model, clouds, hidden):
+    exact = model(clouds, hidden).item()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(clouds, hidden)
+    loss.backward()
+    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(exact, rel=0.02)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_merging_early_is_merging_as_published(training):
     """Gather first, concatenate [global, local], then the layers, as the paper draws it."""

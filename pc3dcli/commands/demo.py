@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pc3d demo`: render a furnished room, run the main pipeline on it, and say where the result can be seen."""
+"""`pc3d demo`: render a furnished room, run the main pipeline on it, and say where the result can be seen.
+
+With `--shapes` it writes small objects in twelve classes instead, for `pc3d pretrain` and `pc3d distill` to learn from.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,18 @@ SCENE = "room0"
 
 
 def demo(
+    ctx: typer.Context,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of everything it makes.")] = Path(
         "pc3d-demo"
     ),
     frames: Annotated[int, typer.Option("--frames", min=8, metavar="N", help="Frames of the video.")] = 40,
-    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Another seed is another room.")] = 0,
+    shapes: Annotated[
+        int | None,
+        typer.Option(
+            "--shapes", min=12, max=100_000, metavar="N", help="Write N objects to train on and N to test, no room."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Another seed is another world.")] = 0,
     force: options.Force = False,
     debug: options.Debug = False,
 ) -> None:
@@ -32,11 +42,22 @@ def demo(
     Examples:
       pc3d demo
       pc3d demo --seed 7 --out /tmp/room7
+      pc3d demo --shapes 600 --out shapes/
     """
     from pc3dcli.errors import UsageError
 
     if out.exists() and not out.is_dir():
         raise UsageError("is a file, expected a folder", file=out)
+    if shapes is None:
+        _label_room(out, frames, seed, force)
+    elif ctx.get_parameter_source("frames").name == "COMMANDLINE":
+        raise UsageError("--frames is for the room, --shapes writes none")
+    else:
+        _write_shapes(out, shapes, seed, force)
+
+
+def _label_room(out: Path, frames: int, seed: int, force: bool) -> None:
+    """Render a room, run the pipeline and print what it ran."""
     labels, scans = out / "labels", out / "scans"
     is_new = _render(scans / SCENE, frames, seed, force)
     is_stale = force or (is_new and labels.exists())  # labels of another room
@@ -47,6 +68,28 @@ def demo(
     _run_pipe(["pc3d", "view", f"{labels}/", "--out", f"{out / 'pictures'}/", *redo])
     pictures = sorted(str(path) for path in (out / "pictures").rglob("*") if path.suffix in (".png", ".html"))
     print("\nlook at\n" + "\n".join(f"  {path}" for path in pictures))
+
+
+def _write_shapes(out: Path, num: int, seed: int, force: bool) -> None:
+    """Write train.npz and test.npz; refuse to replace files of other content, which may be somebody's data."""
+    import io
+
+    from pc3dcli.errors import UsageError
+    from pc3dcli.stream.writer import atomic_file
+    from pc3dcli.worlds.shapes import make_shapes, write_shapes
+
+    content = {}
+    for number, split in enumerate(("train", "test")):
+        file = io.BytesIO()
+        write_shapes(file, make_shapes(num, (seed, number)), split)
+        content[out / f"{split}.npz"] = file.getvalue()
+    for path, data in content.items():
+        if path.exists() and not force and path.read_bytes() != data:
+            raise UsageError("exists and holds something else", file=path, hint="--force replaces it")
+    for path, data in content.items():
+        with atomic_file(path) as file:
+            file.write(data)
+        print(path)
 
 
 def _render(folder: Path, frames: int, seed: int, force: bool) -> bool:

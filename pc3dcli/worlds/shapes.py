@@ -39,7 +39,7 @@ class Shapes:
     part: np.ndarray
 
 
-def make_shapes(num: int, seed: int, num_points: int = 1024) -> Shapes:
+def make_shapes(num: int, seed: int | tuple[int, ...], num_points: int = 1024) -> Shapes:
     """Draw `num` shapes, classes as even as possible and in random order; the same arguments give the same shapes."""
     rng = np.random.default_rng(seed)
     label = rng.permutation(np.arange(num) % len(CLASSES))

@@ -4,6 +4,8 @@
 import subprocess
 import sys
 
+from pc3dcli.datasets.shape_set import open_shapes
+
 
 def demo(folder, *options) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "pc3dcli", "demo", "--out", "d", "--frames", "8", *options]
@@ -27,3 +29,28 @@ def test_demo_prints_commands_table_and_pictures_and_keeps_what_is_done(tmp_path
 def test_demo_refuses_a_file_as_its_folder(run, tmp_path):
     (tmp_path / "d").write_text("")
     assert run("demo", "--out", tmp_path / "d").code == 2
+
+
+def test_shapes_are_a_data_set_of_two_splits(run, tmp_path):
+    result = run("demo", "--shapes", "24", "--out", tmp_path / "s")
+    assert result.code == 0 and result.out.split() == [
+        str(tmp_path / "s" / f"{split}.npz") for split in ("train", "test")
+    ]
+    train, test = (open_shapes(tmp_path / "s", split=split) for split in ("train", "test"))
+    assert len(train) == len(test) == 24 and len(train.class_names) == 12 and train.part_names == ("base", "detail")
+    assert train.names[0] == "train_00000" and test.names[0] == "test_00000"
+    assert (train.read(0).xyz != test.read(0).xyz).any() and train.read(0).xyz.shape == (1024, 3)
+
+
+def test_shapes_do_not_replace_other_data(run, tmp_path):
+    options = ("demo", "--shapes", "12", "--out", tmp_path)
+    assert run(*options).code == 0
+    first = (tmp_path / "train.npz").read_bytes()
+    assert run(*options).code == 0 and (tmp_path / "train.npz").read_bytes() == first
+    refused = run(*options, "--seed", "1")
+    assert refused.code == 2 and "--force" in refused.err and (tmp_path / "train.npz").read_bytes() == first
+    assert run(*options, "--seed", "1", "--force").code == 0 and (tmp_path / "train.npz").read_bytes() != first
+
+
+def test_shapes_have_no_frames(run, tmp_path):
+    assert run("demo", "--shapes", "12", "--frames", "8", "--out", tmp_path).code == 2

@@ -46,7 +46,15 @@ _LIBRARY_WORDS = {
 }
 
 # name -> its function in the module of that name
-COMMANDS = {"track2d": "track2d", "lift3d": "lift3d", "demo": "demo", "eval": "evaluate", "view": "view"}
+COMMANDS = {
+    "track2d": "track2d",
+    "lift3d": "lift3d",
+    "pretrain": "pretrain",
+    "distill": "distill",
+    "demo": "demo",
+    "eval": "evaluate",
+    "view": "view",
+}
 
 
 def _print_version(is_asked: bool) -> None:

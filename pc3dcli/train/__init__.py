@@ -9,17 +9,19 @@ process takes its part of every batch.
 
 from pc3dcli.train.config import Data, Learner, Position, TrainConfig
 from pc3dcli.train.journal import Reporter, Run, TrainingError
-from pc3dcli.train.loop import AfterEpoch, Result, train
+from pc3dcli.train.loop import AfterEpoch, Measured, Result, measure_step, train
 
 __all__ = [
     "AfterEpoch",
     "Data",
     "Learner",
+    "Measured",
     "Position",
     "Reporter",
     "Result",
     "Run",
     "TrainConfig",
     "TrainingError",
+    "measure_step",
     "train",
 ]

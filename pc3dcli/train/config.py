@@ -21,7 +21,7 @@ class TrainConfig:
     epochs: int = 300
     batch_size: int = 128  # samples of one step, over all processes
     lr: float = 1e-3  # highest learning rate (AdamW)
-    weight_decay: float = 0.05
+    weight_decay: float = 0.05  # of matrices; biases, norms and tokens have none
     betas: tuple[float, float] = (0.9, 0.95)  # of AdamW
     warmup_epochs: float = 10.0  # of linear rise; at most a fifth of the epochs, ours
     schedule: Literal["epoch", "iteration"] = "iteration"  # when the learning rate changes

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,12 +22,25 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
+QUICK_S = 5.0  # seconds of steps after which no other is measured; ours
+
+
 class Result(NamedTuple):
     """Of a finished run: steps in all, steps that this call took, and whether this process writes and speaks."""
 
     steps: int
     new_steps: int
     is_main: bool
+
+
+class Measured(NamedTuple):
+    """What a run would take: steps, shapes of one, seconds and bytes of memory of one, on which device."""
+
+    steps: int
+    batch_size: int
+    seconds: float
+    num_bytes: int
+    device: str
 
 
 AfterEpoch = Callable[[nn.Module, Position], "list[dict] | None"]
@@ -72,6 +87,40 @@ def train(
     return Result(walk.steps, walk.steps - start, fabric.is_global_zero)
 
 
+def measure_step(learner: nn.Module, data: Data, config: TrainConfig, device: str = "auto") -> Measured:
+    """Take the first step, or three where that is quick, and say what one took; writes nothing, changes the learner.
+
+    raises  as `train`
+    """
+    fabric = make_fabric(device)
+    walk = Walk.over(data, config, fabric.global_rank, fabric.world_size)
+    if config.compile:
+        compile_parts(learner)
+    adam = _optimizer(learner, config, None)
+    model, _ = fabric.setup(learner, adam)
+    model.mark_forward_method("training_loss")
+    learner.train()
+    seconds = []
+    with reproducible(fabric.device):
+        for batch, at in itertools.islice(walk.batches(0, fabric.device), 3):
+            begin = time.perf_counter()
+            float(_step(fabric, model, adam, batch, at, config)[1])  # waits for the device
+            learner.after_step(at)
+            seconds.append(time.perf_counter() - begin)
+            if sum(seconds) > QUICK_S:
+                break
+    return Measured(walk.steps, walk.batch_size, seconds[-1], _peak_memory(fabric.device), str(fabric.device))
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Return the most bytes that were in use: by tensors of a GPU, else by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kilobytes on Linux
+
+
 def _step(
     fabric: Fabric, model: nn.Module, adam: torch.optim.Optimizer, batch: Any, at: Position, config: TrainConfig
 ) -> tuple[float, torch.Tensor, dict[str, torch.Tensor]]:
@@ -85,6 +134,8 @@ def _step(
     fabric.backward(loss)
     parameters = [parameter for group in adam.param_groups for parameter in group["params"]]
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if config.double_step:
+        adam.step()
     if config.clip:
         nn.utils.clip_grads_with_norm_(parameters, config.clip, norm)
     adam.step()

@@ -23,6 +23,7 @@ from pc3dcli.stream.run_folder import RUN, WEIGHTS, RunFolder
 from pc3dcli.stream.writer import atomic_file
 
 FOLDER, FOLDS = "predictions", "folds.json"
+_SUFFIX = {"fair": ".csv", "official": ".npz"}
 
 
 def parse_size(text: str) -> FoldSize:
@@ -75,23 +76,23 @@ def of_fold(splits: Splits, fold: Fold, index: int, path: Path) -> Splits:
 def run_folds(
     plan: Plan, folds: Folds, out: Path, program_of: Callable[[int], dict], *, force: bool, reporter_of: Callable
 ) -> bool:
-    """Train every fold and write its predictions; returns whether this process is the first.
+    """Train every fold that is not done and write its predictions; returns whether this process is the first.
 
     program_of   fold -> its program record
-    reporter_of  fold -> what is told about its training
+    reporter_of  fold -> a TrainingReporter
     """
-    out.mkdir(parents=True, exist_ok=True)
     is_main = True
     for index, fold in enumerate(folds.folds):
         folder = RunFolder(out / f"fold_{index:02d}", program_of(index), force)
-        suffix = "npz" if plan.protocol == "official" else "csv"
-        path = out / FOLDER / f"fold_{index:02d}.{suffix}"
+        path = out / FOLDER / f"fold_{index:02d}{_SUFFIX[plan.protocol]}"
         if _is_done(folder) and path.is_file():
             continue
         splits = of_fold(plan.splits, fold, index, out / FOLDS)
-        is_main = run(replace(plan, splits=splits), folder, reporter_of(index))
+        with reporter_of(index) as reporter:
+            reporter.note(f"fold {index + 1} of {len(folds.folds)}")
+            is_main = run(replace(plan, splits=splits), folder, reporter).is_main
         if is_main:
-            _write_fold(folder.path / PREDICTIONS, path)
+            write_fold(folder.path / PREDICTIONS, path)
             (folder.path / WEIGHTS).unlink()
     return is_main
 
@@ -114,7 +115,7 @@ def _named(indices: np.ndarray, names: tuple[str, ...]) -> tuple[tuple[str, ...]
     return tuple(tuple(names[index] for index in row) for row in indices)
 
 
-def _write_fold(source: Path, path: Path) -> None:
+def write_fold(source: Path, path: Path) -> None:
     """Write the predictions of a fold: a table of the last epoch, or arrays of all."""
     with np.load(source) as arrays:
         found: dict[str, Any] = {name: arrays[name] for name in arrays.files}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from pc3dcli.commands.finetune_data import Splits, category_logits, test_sampling, train_sampling
-from pc3dcli.commands.shape_network import BATCH, run_network, smallest_cloud
+from pc3dcli.commands.shape_network import BATCH, run_network, smallest_cloud, usable_device
 from pc3dcli.commands.weights import base_tensors, new_downstream
 from pc3dcli.datasets.shape_batches import BatchConfig, ShapeData
 from pc3dcli.nn.model_files import read_model
@@ -26,11 +26,12 @@ from pc3dcli.nn.weights import load_exactly
 from pc3dcli.papers.geomask3d.finetune import Finetuning, predict_classes, predict_parts
 from pc3dcli.stream.run_folder import RunFolder
 from pc3dcli.stream.writer import atomic_file
-from pc3dcli.train import Position, Run, TrainConfig, train
+from pc3dcli.train import Position, Result, Run, TrainConfig, measure_step, train
 
 if TYPE_CHECKING:
+    from pc3dcli.formats.folds import Folds
     from pc3dcli.papers.geomask3d.finetune import FinetuneConfig
-    from pc3dcli.train import Reporter
+    from pc3dcli.train import Measured, Reporter
 
 PREDICTIONS, EPOCHS = "predictions.npz", "epochs"
 
@@ -61,20 +62,19 @@ class Plan:
         return int(self.description["config"]["num_points"])
 
 
-def run(plan: Plan, folder: RunFolder, report: Reporter | None = None, name: str = PREDICTIONS) -> bool:
-    """Train and write predictions, from where an earlier call was stopped; returns whether this process is the first.
+def run(plan: Plan, folder: RunFolder, report: Reporter | None = None) -> Result:
+    """Train and write predictions, from where an earlier call was stopped; weights that are done are kept.
 
-    name    of the file of predictions in the folder
     raises  as `train`; FormatError and InputError for shapes that cannot be used, WeightsError for an --init that
             does not fit
     """
-    learner = Finetuning(_model(plan), plan.method, plan.finetune)
-    data = ShapeData(plan.splits.train, _train_sampling(plan, learner.model))
-    tester = Tester(plan, folder.path, smallest_cloud(learner.model.config))
+    learner, data = _learner(plan)
+    tester = Tester(plan, folder.path, data.config.min_points)
+    predictions = folder.path / PREDICTIONS
     is_old = folder.is_done()
     if not is_old:
         tester.read_all()  # a shape that cannot be used is found before hours of training, not after
-        (folder.path / name).unlink(missing_ok=True)  # of other weights
+        predictions.unlink(missing_ok=True)  # of other weights
     result = train(
         learner,
         data,
@@ -83,11 +83,36 @@ def run(plan: Plan, folder: RunFolder, report: Reporter | None = None, name: str
         report=report,
         after_epoch=tester.after_epoch if plan.protocol == "official" else None,
     )
-    if result.is_main and not (is_old and (folder.path / name).exists()):
+    if result.is_main and not (is_old and _has_votes(predictions, plan.votes)):
         _, tensors = read_model(folder.path)  # of a run that was finished earlier the learner knows nothing
         load_exactly(learner.model, tensors, file=folder.path, kind="this run")
-        tester.write(learner.model, folder.path / name)
-    return result.is_main
+        learner.to(usable_device(plan.device))
+        tester.write(learner.model, predictions)
+    return result
+
+
+def measure(plan: Plan, folds: Folds | None) -> tuple[Measured, int]:
+    """Return what a run, or that of the first fold, would take, and the parameters of its model; writes nothing."""
+    if folds is not None:
+        from pc3dcli.commands.fewshot_runs import of_fold
+
+        plan = replace(plan, splits=of_fold(plan.splits, folds.folds[0], 0, plan.splits.train.root))
+    learner, data = _learner(plan)
+    measured = measure_step(learner, data, plan.training, plan.device)
+    return measured, sum(parameter.numel() for parameter in learner.parameters())
+
+
+def _learner(plan: Plan) -> tuple[Finetuning, ShapeData]:
+    learner = Finetuning(_model(plan), plan.method, plan.finetune)
+    return learner, ShapeData(plan.splits.train, _train_sampling(plan, learner.model))
+
+
+def _has_votes(path: Path, votes: int) -> bool:
+    """Tell whether a file of predictions is there, with as many repeats of the vote as are wanted."""
+    if not path.is_file():
+        return False
+    with np.load(path) as arrays:
+        return not votes or ("vote_logits" in arrays.files and len(arrays["vote_logits"]) == votes)
 
 
 def _model(plan: Plan) -> nn.Module:
@@ -155,15 +180,19 @@ class Tester:
         arrays["class_names"] = np.array(self.shapes.class_names)
         if self.plan.method == "classify":
             arrays["label"] = arrays["label"].astype(np.uint16)
+            if self.plan.protocol == "official":
+                arrays["epoch_pred"] = self._epochs(path)
             if self.plan.votes:
                 arrays["vote_logits"] = self.votes(model)
-            if self.plan.protocol == "official":
-                arrays["epoch_pred"] = self._epochs()
         write_arrays(path, arrays)
         if self.plan.method == "classify":
             shutil.rmtree(self.folder / EPOCHS, ignore_errors=True)  # they are in the one file now
 
-    def _epochs(self) -> np.ndarray:
+    def _epochs(self, earlier: Path) -> np.ndarray:
+        """Return (E, S) classes after each epoch, of their files or of an `earlier` one that has them all."""
+        if earlier.is_file():
+            with np.load(earlier) as arrays:
+                return arrays["epoch_pred"]
         files = [self.folder / EPOCHS / f"epoch_{epoch:04d}.npz" for epoch in range(self.plan.training.epochs)]
         return np.stack([np.load(file)["pred"] for file in files])
 

@@ -45,7 +45,7 @@ def write_part_data(folder: Path) -> Path:
 def write_weights(folder: Path, base: str = "point-mae") -> Path:
     """Write a base model with random weights as `pc3d pretrain` would."""
     config = MAE if base == "point-mae" else M2AE
-    torch.manual_seed(0)
+    torch.manual_seed(7)
     model = PointMae(config) if base == "point-mae" else PointM2ae(config)
     about = {"method": "geomask3d", "kind": "pretrain", "base": base, "config": dataclasses.asdict(config)}
     write_model(folder, model.state_dict(), about)

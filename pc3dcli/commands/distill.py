@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pc3d distill`: labelled shapes and a pretrained encoder -> a classifier or part model, and its predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from pc3dcli.commands import options
+from pc3dcli.commands.options import advanced
+
+if TYPE_CHECKING:
+    from pc3dcli.commands.finetune_plan import Job
+    from pc3dcli.commands.training_progress import TrainingReporter
+
+
+def configs() -> list[Any]:
+    """Return the configs whose fields -D reaches."""
+    from pc3dcli.papers.geomask3d.finetune import BASELINE, FinetuneConfig
+    from pc3dcli.papers.geomask3d.point_m2ae import PointM2aeConfig
+    from pc3dcli.papers.geomask3d.point_mae import PointMaeConfig
+    from pc3dcli.train import TrainConfig
+
+    return [TrainConfig(**BASELINE), FinetuneConfig(), PointMaeConfig(), PointM2aeConfig()]
+
+
+def distill(
+    ctx: typer.Context,
+    shapes: Annotated[Path, typer.Argument(metavar="SHAPES", help="Folder or file of labelled object clouds.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder of weights, log and predictions.")
+    ] = None,
+    method: Annotated[
+        Literal["classify", "parts"],
+        typer.Option("--method", metavar="NAME", help="What is learned: classify or parts."),
+    ] = "classify",
+    init: Annotated[
+        Path | None, typer.Option("--init", metavar="WEIGHTS", help="Pretrained weights; without them from scratch.")
+    ] = None,
+    few_shot: Annotated[
+        str | None, typer.Option("--few-shot", metavar="WAYxSHOT", help="Draw ten folds such as 5x10, train on each.")
+    ] = None,
+    folds: Annotated[
+        Path | None, typer.Option("--folds", metavar="FILE", help="Few-shot folds of a file instead.")
+    ] = None,
+    protocol: Annotated[
+        Literal["fair", "official"],
+        typer.Option("--protocol", metavar="WHICH", help="fair: predict last; official: every epoch."),
+    ] = "fair",
+    votes: Annotated[
+        int, typer.Option("--votes", min=0, metavar="N", help="Repeat the vote over ten views N times.")
+    ] = 0,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", min=1, metavar="N", help="Times through the shapes.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=2, metavar="N", help="Shapes a step, over all processes.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Say how long and how large; touch nothing.")
+    ] = False,
+    base: Annotated[
+        Literal["point-mae", "point-m2ae"] | None,
+        advanced("--base", metavar="NAME", help="Network without --init: point-mae or point-m2ae."),
+    ] = None,
+    scratch: Annotated[
+        bool, advanced("--scratch", help="Take the network of --init but not its weights: the baseline.")
+    ] = False,
+    recipe: Annotated[
+        Literal["baseline", "gm3d"],
+        advanced("--recipe", metavar="NAME", help="Settings of the base model's code, or of GeoMask3D's: gm3d."),
+    ] = "baseline",
+    split: Annotated[
+        str | None, advanced("--split", metavar="A,B", help="Splits to learn from and to predict; train,test.")
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "bf16"] | None, advanced("--precision", metavar="TYPE", help="fp32 or bf16 (autocast).")
+    ] = None,
+    dataset: Annotated[
+        str, advanced("--dataset", metavar="NAME", help="Layout of the shapes; auto detects it.")
+    ] = "auto",
+    force: options.Force = False,
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    config: options.Config = None,
+    define: options.Define = None,
+    print_config: options.PrintConfig = False,
+    json: Annotated[bool, advanced("--json", help="Write step records to stdout.")] = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    progress: options.Progress = None,
+    debug: options.Debug = False,
+) -> None:
+    """Train a classifier or part model of shapes and predict the test split.
+
+    \b
+    Examples:
+      pc3d distill shapes/ --init runs/s3 --out runs/cls
+      pc3d eval runs/cls/predictions.npz --task classify
+    """
+    from pc3dcli.commands.finetune_plan import job
+    from pc3dcli.commands.settings import print_config as print_settings
+    from pc3dcli.errors import UsageError
+
+    found = job(ctx)
+    if print_config:
+        print_settings(ctx, found.configs)
+    if out is None and not dry_run:
+        raise UsageError("distill needs a place for weights and predictions", hint="add --out runs/name")
+    if dry_run:
+        _estimate(found)
+    elif found.folds is not None:
+        _run_folds(ctx, found, out)
+    else:
+        _run(ctx, found, out)
+
+
+def _run(ctx: typer.Context, found: Job, out: Path) -> None:
+    """Train once and print where the weights are."""
+    from pc3dcli.commands import finetune_run
+    from pc3dcli.stream.run_folder import RunFolder
+
+    folder = RunFolder(out, found.program.record(), ctx.params["force"])
+    with _reporter(ctx, folder.program) as reporter:
+        try:
+            result = finetune_run.run(found.plan, folder, reporter)
+        except KeyboardInterrupt:
+            reporter.interrupted()
+            raise
+    if result.is_main:
+        reporter.finished(result.steps, result.new_steps, out)
+        if not ctx.params["json"]:
+            print(out / "model.safetensors")
+
+
+def _run_folds(ctx: typer.Context, found: Job, out: Path) -> None:
+    """Train on every fold and print where the predictions are."""
+    from pc3dcli.commands import fewshot_runs
+    from pc3dcli.commands.finetune_plan import program_of_fold
+
+    fewshot_runs.write_folds_file(out, found.folds)
+    is_main = fewshot_runs.run_folds(
+        found.plan,
+        found.folds,
+        out,
+        lambda index: program_of_fold(found, index),
+        force=ctx.params["force"],
+        reporter_of=lambda index: _reporter(ctx, program_of_fold(found, index)),
+    )
+    if is_main and not ctx.params["json"]:
+        print(out / fewshot_runs.FOLDER)
+
+
+def _reporter(ctx: typer.Context, program: dict) -> TrainingReporter:
+    from pc3dcli.commands.training_progress import TrainingReporter
+
+    shown = {name: ctx.params[name] for name in ("json", "quiet", "verbose", "progress")}
+    return TrainingReporter("distill", program, **shown)
+
+
+def _estimate(found: Job) -> None:
+    """Print what a run would take, measured on its first batch."""
+    from pc3dcli.commands import finetune_run
+    from pc3dcli.commands.training_progress import duration
+
+    measured, num_parameters = finetune_run.measure(found.plan, found.folds)
+    num_runs = len(found.folds.folds) if found.folds else 1
+    print(f"parameters  {num_parameters:,}")
+    print(f"runs        {num_runs}")
+    print(f"steps       {measured.steps:,} a run, in {found.plan.training.epochs} epochs")
+    total = duration(measured.seconds * measured.steps * num_runs)
+    print(f"time        {total}, at {measured.seconds:.3g} s a step on {measured.device} (measured, without reading)")
+    print(f"memory      {measured.num_bytes / 2**30:.2g} GiB on {measured.device} (measured)")

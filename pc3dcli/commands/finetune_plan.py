@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `pc3d distill --method classify|parts` does: its configs from the command line, and the plan of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from pc3dcli.commands import settings
+from pc3dcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from pc3dcli.commands.finetune_data import Splits
+    from pc3dcli.commands.finetune_run import Plan
+    from pc3dcli.formats.folds import Folds
+
+# options of which only the content of what they name matters, or that decide no weights
+NOT_IDENTITY = ("shapes", "split", "dataset", "init", "base", "few_shot", "folds", "votes", "recipe")
+
+
+@dataclass(frozen=True)
+class Job:
+    """The plan of the run, or of every fold where there are some; `program` is the record without a fold."""
+
+    plan: Plan
+    folds: Folds | None
+    configs: list[Any]
+    program: settings.Program
+
+
+def job(ctx: typer.Context) -> Job:
+    """Return what the command line asks for; opens the shapes and reads the weights of --init.
+
+    raises  UsageError for options that do not fit together; InputError, FormatError and WeightsError for inputs
+    """
+    from pc3dcli.commands.finetune_data import open_splits
+    from pc3dcli.commands.finetune_run import Plan
+    from pc3dcli.commands.weights import need_kind, open_weights
+
+    options = ctx.params
+    _check_options(options)
+    init = open_weights(options["init"]) if options["init"] else None
+    if init:
+        need_kind(init[0], ("pretrain",), options["init"], "--init")
+    base = options["base"] or (init[0]["base"] if init else "point-mae")
+    if init and init[0]["base"] != base:
+        raise UsageError(f"--base {base}: the weights of --init are of {init[0]['base']}")
+    splits = open_splits(options["shapes"], options["dataset"], options["method"], _split_names(options))
+    folds = _folds(options, splits)
+    training, finetune, model = _configs(ctx, base, init, splits, folds)
+    description = _description(options["method"], base, model, finetune, splits)
+    plan = Plan(
+        method=options["method"],
+        splits=splits,
+        description=description,
+        init=init[1] if init and not options["scratch"] else None,
+        finetune=finetune,
+        training=training,
+        protocol=options["protocol"],
+        votes=options["votes"],
+        device=options["device"],
+    )
+    configs = [training, finetune, model]
+    return Job(plan, folds, configs, _program(ctx, configs, plan))
+
+
+def program_of_fold(found: Job, index: int) -> dict:
+    """Return the program record of a fold: the run's, with the samples of the fold."""
+    fold = found.folds.folds[index]
+    text = repr((fold.classes, fold.support, fold.query))
+    more = {"fold": hashlib.sha256(text.encode()).hexdigest()[:12]}
+    return dataclasses.replace(found.program, config=found.program.config | more).record()
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    is_few = options["few_shot"] is not None or options["folds"] is not None
+    if options["few_shot"] is not None and options["folds"] is not None:
+        raise UsageError("--few-shot draws folds, --folds reads them: pass one of them")
+    if options["method"] == "parts" and (is_few or options["votes"]):
+        raise UsageError(f"{'--votes' if options['votes'] else '--few-shot and --folds'}: not with --method parts")
+    if is_few and options["votes"]:
+        raise UsageError("--votes: not with few-shot folds")
+    if options["scratch"] and options["init"] is None:
+        raise UsageError("--scratch leaves out the weights of --init: without --init nothing is pretrained")
+
+
+def _split_names(options: dict[str, Any]) -> tuple[str, str]:
+    """Return the splits to learn from and to be tested on; parts learn from trainval where there is a val split."""
+    from pc3dcli.datasets.shape_set import SPLITS
+    from pc3dcli.formats.shapenet_part import is_dataset
+
+    if options["split"] is None:
+        is_parts = options["method"] == "parts" and is_dataset(Path(options["shapes"]))
+        return ("trainval", "test") if is_parts else ("train", "test")
+    names = tuple(options["split"].split(","))
+    if len(names) != 2 or any(name not in SPLITS for name in names):
+        raise UsageError(f"--split {options['split']}: expected two of {', '.join(SPLITS)}, as in train,test")
+    return names
+
+
+def _folds(options: dict[str, Any], splits: Splits) -> Folds | None:
+    from pc3dcli.commands.fewshot_runs import drawn_folds, open_folds, parse_size
+
+    if options["folds"] is not None:
+        return open_folds(options["folds"], splits)
+    if options["few_shot"] is None:
+        return None
+    return drawn_folds(splits, parse_size(options["few_shot"]), options["seed"], options["shapes"])
+
+
+def _configs(
+    ctx: typer.Context, base: str, init: tuple[dict, Any] | None, splits: Splits, folds: Folds | None
+) -> list[Any]:
+    """Return the configs of training, of fine-tuning and of the model: the recipe, with what the user changed."""
+    from pc3dcli.commands.weights import base_config
+    from pc3dcli.papers.geomask3d.finetune import FinetuneConfig, downstream_fields, recipe
+    from pc3dcli.train import TrainConfig
+
+    options = ctx.params
+    task = "few-shot" if folds is not None else options["method"]
+    is_scan = splits.train.is_raw
+    beside, training = recipe(task, base, options["recipe"], is_scan=is_scan)
+    pretrained = base_config(base, init[0]["config"] if init else {}, options["init"])
+    fields = downstream_fields(task, base, dataclasses.asdict(pretrained), is_scan=is_scan)
+    model = base_config(base, fields, options["init"])
+    defaults = (TrainConfig(**training), FinetuneConfig(**beside), model)
+    found = settings.configure(ctx, *defaults)
+    if found[1].variant == "auto":
+        variant = "scanobjectnn" if is_scan else "modelnet"
+        found[1] = dataclasses.replace(found[1], variant=variant)
+    return found
+
+
+def _description(method: str, base: str, model: Any, finetune: Any, splits: Splits) -> dict:
+    """Return what config.json says of the weights."""
+    about = {"method": method, "kind": method, "base": base, "config": dataclasses.asdict(model)}
+    about["classes"] = list(splits.train.class_names)
+    if method == "parts":
+        num_parts = 1 + max(max(parts) for parts in splits.category_parts)
+        about["parts"] = list(splits.train.part_names) or [str(index) for index in range(num_parts)]
+        about["category_parts"] = [list(parts) for parts in splits.category_parts]
+    elif base == "point-m2ae":
+        about["variant"] = finetune.variant
+    return about | {"is_raw": splits.train.is_raw}  # how clouds are to be normalised
+
+
+def _program(ctx: typer.Context, configs: list[Any], plan: Plan) -> settings.Program:
+    """Return what identifies the weights: settings, --init and which shapes, wherever those lie."""
+    from pc3dcli.commands.weights import weights_digest
+
+    training = dataclasses.replace(configs[0], checkpoint_every=0)  # decides nothing
+    finetune = dataclasses.replace(configs[1], vote_views=10)  # nor does it
+    init = ctx.params["init"]
+    weights = {"init": weights_digest(init)} if init else {}
+    program = settings.program(ctx, [training, finetune, configs[2]], weights=weights, exclude=NOT_IDENTITY)
+    of_data = {"base": plan.description["base"]}
+    for name, shapes in (("train", plan.splits.train), ("test", plan.splits.test)):
+        text = "\n".join(shapes.names)
+        of_data[name] = f"{len(shapes)} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return dataclasses.replace(program, config=program.config | of_data)

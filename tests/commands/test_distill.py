@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pc3d distill`: classifiers, few-shot folds and parts from a pretrained network to the scores of `pc3d eval`."""
+
+import json
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+tiny = runpy.run_path(str(Path(__file__).with_name("tiny_shapes.py")))
+QUICK = ("--device", "cpu", "--epochs", "2", "--batch-size", "16", "-q")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("distill")
+    tiny["write_data"](folder / "shapes")
+    tiny["write_part_data"](folder / "parts")
+    tiny["write_weights"](folder / "mae")
+    tiny["write_weights"](folder / "m2ae", "point-m2ae")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+def distill(run, *arguments, code=0):
+    result = run("distill", *arguments, *QUICK)
+    assert result.code == code, result.err
+    return result
+
+
+def metrics(run, *arguments):
+    result = run("eval", *arguments, "--json")
+    assert result.code == 0, result.err
+    return {r["name"]: r["value"] for r in result.of("metric") if not r.keys() & {"class", "scene"}}
+
+
+@pytest.mark.parametrize("base", ["mae", "m2ae"])
+def test_a_classifier_is_trained_and_scored(run, base):
+    out = Path(f"c_{base}")
+    result = distill(run, "shapes", "--init", base, "--out", out)
+    assert result.out == f"{out}/model.safetensors\n" and result.err == ""
+    config = json.loads((out / "config.json").read_text())
+    assert config["kind"] == "classify" and len(config["classes"]) == 12
+    with np.load(out / "predictions.npz") as arrays:
+        assert arrays["logits"].shape == (24, 12) and set(arrays.files) == {"logits", "label", "id", "class_names"}
+    found = metrics(run, out / "predictions.npz", "--task", "classify")
+    assert 0 <= found["oa"] <= 1 and "oa_best_test_epoch" not in found
+
+
+def test_a_finished_run_is_kept_and_votes_are_added_to_it(run):
+    distill(run, "shapes", "--init", "mae", "--out", "again")
+    weights = Path("again/model.safetensors").stat().st_mtime_ns
+    predictions = Path("again/predictions.npz")
+    stamp = predictions.stat().st_mtime_ns
+    distill(run, "shapes", "--init", "mae", "--out", "again")
+    assert predictions.stat().st_mtime_ns == stamp
+    single = np.load(predictions)["logits"]
+    distill(run, "shapes", "--init", "mae", "--out", "again", "--votes", "2", "-D", "vote_views=3")
+    assert Path("again/model.safetensors").stat().st_mtime_ns == weights
+    with np.load(predictions) as arrays:
+        assert arrays["vote_logits"].shape == (2, 24, 12) and not np.allclose(*arrays["vote_logits"])
+        np.testing.assert_array_equal(arrays["logits"], single)
+    found = metrics(run, predictions, "--task", "classify")
+    assert found["oa_vote"] is not None and found["oa_vote_std"] is not None
+    result = distill(run, "shapes", "--init", "mae", "--out", "again", "-D", "lr=0.1", code=2)
+    assert "made with" in result.err and "--force" in result.err
+
+
+def test_official_predictions_are_of_every_epoch(run):
+    distill(run, "shapes", "--init", "mae", "--out", "official", "--protocol", "official")
+    with np.load("official/predictions.npz") as arrays:
+        assert arrays["epoch_pred"].shape == (2, 24)
+        np.testing.assert_array_equal(arrays["epoch_pred"][-1], arrays["logits"].argmax(axis=1))
+        label = arrays["label"]
+        best = (arrays["epoch_pred"] == label).mean(axis=1).max()
+    assert not Path("official/epochs").exists()
+    found = metrics(run, "official/predictions.npz", "--task", "classify", "--protocol", "official")
+    assert found["oa_best_test_epoch"] == pytest.approx(best, abs=1e-5)
+    distill(run, "shapes", "--init", "mae", "--out", "fair")
+    fair = metrics(run, "fair/predictions.npz", "--task", "classify")
+    assert fair["oa"] == found["oa"]  # looking at the test split changes nothing
+
+
+def test_the_weights_of_init_matter_and_scratch_leaves_them_out(run):
+    logits, rate = {}, ("-D", "schedule=iteration", "-D", "lr=1e-2")  # by epochs the first two are warmup
+    for name, options in {"w": (), "s": ("--scratch",), "lr": rate, "seed": ("--seed", "3")}.items():
+        distill(run, "shapes", "--init", "mae", *options, "--out", f"m_{name}")
+        logits[name] = np.load(f"m_{name}/predictions.npz")["logits"]
+    for name in ("s", "lr", "seed"):
+        assert not np.allclose(logits[name], logits["w"]), name
+
+
+def test_without_init_the_network_is_that_of_the_options(run):
+    small = ("-D", "dim=12", "-D", "depth=1", "-D", "heads=2", "-D", "num_points=64", "-D", "num_patches=8")
+    distill(run, "shapes", "--out", "plain", *small, "-D", "patch_size=8", "-D", "label_smoothing=0.2")
+    assert json.loads(Path("plain/config.json").read_text())["config"]["dim"] == 12
+
+
+def test_recipes_reach_the_run(run):
+    result = run("distill", "shapes", "--init", "mae", "--recipe", "gm3d", "--print-config")
+    values = dict(line.split(" = ") for line in result.out.splitlines() if " = " in line)
+    assert (values["layer_decay"], values["epochs"], values["batch_size"]) == ("0.75", "500", "64")
+    assert "lr = 0.0005" in run("distill", "shapes", "--init", "mae", "--print-config").out
+    assert "num_points = 128" in run("distill", "parts", "--init", "mae", "--method", "parts", "--print-config").out
+    result = run("distill", "shapes", "--init", "mae", "--dry-run", *QUICK)
+    assert result.code == 0 and "steps       6 a run" in result.out, result.err
+
+
+FEW = ("shapes", "--init", "mae", "--split", "train,train")
+
+
+@pytest.mark.parametrize(("protocol", "suffix"), [("fair", "csv"), ("official", "npz")])
+def test_few_shot_folds(run, protocol, suffix, monkeypatch):
+    from pc3dcli.commands import fewshot_runs
+    from pc3dcli.metrics.classification import FoldSize
+
+    monkeypatch.setattr(fewshot_runs, "parse_size", lambda text: FoldSize(way=3, shot=2, queries=2, folds=2))
+    out = Path(f"few_{protocol}")
+    arguments = (*FEW, "--few-shot", "3x2", "--out", out, "--protocol", protocol)
+    assert distill(run, *arguments).out == f"{out}/predictions\n"
+    files = sorted(path.name for path in (out / "predictions").iterdir())
+    assert files == [f"fold_00.{suffix}", f"fold_01.{suffix}"]
+    assert not list(out.rglob("model.safetensors"))
+    found = metrics(run, out / "predictions", "--task", "fewshot", "--gt", out / "folds.json", "--protocol", protocol)
+    assert 0 <= found["accuracy"] <= 1 and ("accuracy_best_test_epoch" in found) == (protocol == "official")
+    before = {path: path.read_bytes() for path in (out / "predictions").iterdir()}
+    (out / "predictions" / files[1]).unlink()
+    stamp = (out / "predictions" / files[0]).stat().st_mtime_ns
+    distill(run, *arguments)  # goes on with the fold that is missing, and finds the same
+    assert {path: path.read_bytes() for path in (out / "predictions").iterdir()} == before
+    assert (out / "predictions" / files[0]).stat().st_mtime_ns == stamp
+    again = distill(run, *FEW, "--folds", out / "folds.json", "--out", f"{out}_b", "--protocol", protocol)
+    assert again.code == 0
+    assert Path(f"{out}_b/predictions/{files[0]}").read_bytes() == before[out / "predictions" / files[0]]
+
+
+@pytest.mark.parametrize("base", ["mae", "m2ae"])
+def test_parts(run, base):
+    out = Path(f"parts_{base}")
+    distill(run, "parts", "--method", "parts", "--init", base, "--out", out, "--protocol", "official")
+    config = json.loads((out / "config.json").read_text())
+    assert config["kind"] == "parts" and len(config["parts"]) == 50 and config["category_parts"][2] == [6, 7]
+    with np.load(out / "predictions.npz") as arrays:
+        label, pred = arrays["label"], arrays["pred"]
+        assert label.shape == pred.shape and label.dtype == np.uint8
+        assert ((pred >= 6) == (label >= 6)).all()  # never a part of the other category
+    found = metrics(run, out / "predictions.npz", "--task", "parts")
+    assert 0 < found["instance_miou"] <= 1
+    files = sorted((out / "epochs").iterdir())
+    best = metrics(run, *files, "--task", "parts", "--protocol", "official")
+    assert best["instance_miou"] == found["instance_miou"] <= best["instance_miou_best_test_epoch"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("shapes",), 2, "--out"),
+        (("nothing", "--out", "x"), 4, "no such file or folder"),
+        (("empty", "--out", "x"), 4, "no shapes"),
+        (("shapes", "--init", "none", "--out", "x"), 4, "no such"),
+        (("shapes", "--init", "c_wrong", "--out", "x"), 4, "needs pretrain"),
+        (("shapes", "--init", "mae", "--base", "point-m2ae", "--out", "x"), 2, "--base"),
+        (("shapes", "--init", "mae", "--few-shot", "5", "--out", "x"), 2, "WAYxSHOT"),
+        (("shapes", "--init", "mae", "--few-shot", "5x10", "--out", "x"), 4, "classes have"),
+        (("shapes", "--init", "mae", "--method", "parts", "--votes", "2", "--out", "x"), 2, "--votes"),
+        (("shapes", "--init", "mae", "--split", "train", "--out", "x"), 2, "--split"),
+        (("shapes", "--scratch", "--out", "x"), 2, "--scratch"),
+        (("parts", "--init", "mae", "--out", "x"), 4, "no classes"),
+        (("unlabelled.npz", "--init", "mae", "--split", "all,all", "--out", "x"), 4, "no classes"),
+        (("nan.npz", "--init", "mae", "--split", "all,all", "--out", "x"), 4, "not finite"),
+        (("few.npz", "--init", "mae", "--split", "all,all", "--out", "x"), 4, "a patch has 8"),
+        (("shapes", "--init", "mae", "--out", "mae"), 2, "another origin"),
+        (("shapes", "--init", "mae", "--folds", "folds.json", "--out", "x"), 4, "no shape 'nobody'"),
+    ],
+)
+def test_errors(run, arguments, code, words):
+    Path("empty").mkdir(exist_ok=True)
+    Path("c_wrong").mkdir(exist_ok=True)
+    Path("c_wrong/model.safetensors").write_bytes(_wrong_kind())
+    with np.load("shapes/train.npz") as arrays:
+        points, label = arrays["points"], arrays["label"]
+    np.savez("unlabelled.npz", points=points)
+    broken = points.copy()
+    broken[3, 5, 1] = np.nan
+    np.savez("nan.npz", points=broken, label=label)
+    np.savez("few.npz", points=points[:, :7], label=label)
+    fold = {"classes": [0, 1], "support": [["nobody"], ["train_00001"]], "query": [["test_00000"], ["test_00001"]]}
+    folds = {"format": "pc3d.folds/1", "way": 2, "shot": 1, "queries": 1, "seed": 0, "folds": [fold]}
+    Path("folds.json").write_text(json.dumps(folds))
+    result = run("distill", *arguments, *QUICK)
+    assert result.code == code and words in result.err, result.err
+    assert "Traceback" not in result.err and not Path("x").exists()
+
+
+def _wrong_kind():
+    import dataclasses
+
+    import torch
+
+    from pc3dcli.nn.model_files import write_model
+
+    about = {"method": "classify", "kind": "classify", "base": "point-mae", "config": dataclasses.asdict(tiny["MAE"])}
+    return write_model(Path("c_wrong"), {"x": torch.ones(1)}, about).read_bytes()

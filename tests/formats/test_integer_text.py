@@ -68,7 +68,13 @@ def test_readers_agree_on_random_numbers():
 
 
 def test_labels_take_little_memory():
-    for text, kind in ((b"3\n4\n", "u2"), (b"3\n1191\n", "u2"), (b"3\n40001\n", "i4"), (b"3\n-100\n", "i8")):
+    for text, kind in (
+        (b"3\n4\n", "u2"),
+        (b"3\n40\n", "u1"),
+        (b"3\n1191\n", "u2"),
+        (b"3\n40001\n", "i4"),
+        (b"3\n-100\n", "i8"),
+    ):
         labels = parse_labels(text, "f")
         assert labels.dtype == kind and np.array_equal(labels, parse_integers(text, "f"))
         assert parse_integers(text, "f").dtype == np.int64
@@ -81,6 +87,16 @@ def test_blocks_of_text(highest, lowest):
     values = rng.integers(-highest + 1 if lowest else 0, highest, 100_000)
     text = "\n".join(map(str, values.tolist())).encode()
     assert np.array_equal(parse_integers(text, "f"), values)
+
+
+@pytest.mark.parametrize("has_signs", [False, True])
+@pytest.mark.parametrize("longest", [2, 3, 4, 5, 8, 9, 13, 18])
+def test_numbers_of_every_length_stand_beside_each_other(longest, has_signs):
+    rng = np.random.default_rng(longest)
+    values = (rng.random(3000) * 10.0 ** rng.integers(1, longest + 1, 3000)).astype(np.int64)
+    values *= rng.choice([-1, 1], 3000) if has_signs else 1
+    text = "\n".join(map(str, values.tolist())).encode()
+    assert len(str(values.max())) == longest and np.array_equal(parse_integers(text, "f"), values)
 
 
 def test_an_error_in_a_later_block():

@@ -47,14 +47,16 @@ def test_nothing_to_score_is_undefined(truth):
     assert all(np.isnan(part).all() for part in scores(np.array(truth, int), np.array(truth, int)))
 
 
+@pytest.mark.parametrize("last", [39, 254, 255, 1191])  # ids up to 254 are counted as they are
 @pytest.mark.parametrize("seed", range(20))
-def test_scores_as_the_loop_says(seed):
-    rng = np.random.default_rng(seed)
-    size = int(rng.choice([0, 1, 2, 50, 70_000] if seed == 0 else [0, 1, 2, 50, 500]))
-    truth = rng.choice([*IDS[: rng.integers(1, 6)], 0, 13, -100, 5000, 2**40], size)
-    prediction = np.where(rng.random(size) < 0.5, truth, rng.choice([*IDS, 0, 41, -1, -(2**62)], size))
-    iou, acc, *means = scores(truth, prediction)
-    expected_iou, expected_acc, *expected = oracle.scores(zip(truth.tolist(), prediction.tolist(), strict=True), IDS)
+def test_scores_as_the_loop_says(seed, last):
+    rng, ids = np.random.default_rng(seed), (*IDS[:4], last)
+    size = int(rng.choice([0, 1, 2, 50, 140_000] if seed == 0 else [0, 1, 2, 50, 500]))
+    truth = rng.choice([*ids[: rng.integers(1, 6)], 0, 13, -100, last + 1, 5000, 2**40], size)
+    others = [*ids, 0, 41, -1, last + 1, 256 + last, -(2**62)]
+    prediction = np.where(rng.random(size) < 0.5, truth, rng.choice(others, size))
+    iou, acc, *means = scores(truth, prediction, ids)
+    expected_iou, expected_acc, *expected = oracle.scores(zip(truth.tolist(), prediction.tolist(), strict=True), ids)
     assert np.array_equal(iou, none_to_nan(expected_iou.values()), equal_nan=True)
     assert np.array_equal(acc, none_to_nan(expected_acc.values()), equal_nan=True)
     assert np.allclose(means, none_to_nan(expected), atol=1e-15, equal_nan=True)

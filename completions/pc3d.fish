@@ -75,7 +75,7 @@ complete -c pc3d -n '__fish_seen_subcommand_from pretrain' -l mask-scores -r -d 
 complete -c pc3d -n '__fish_seen_subcommand_from pretrain' -l dry-run -s n -d 'Say how long and how large; touch nothing.'
 complete -c pc3d -n '__fish_seen_subcommand_from pretrain' -l split -x -d 'Split of the data set.'
 complete -c pc3d -n '__fish_seen_subcommand_from pretrain' -l precision -x -a 'fp32 bf16' -d 'fp32 or bf16 (autocast).'
-complete -c pc3d -n '__fish_seen_subcommand_from pretrain' -l parity -x -a 'official' -d 'Do as the released code does.'
+complete -c pc3d -n '__fish_seen_subcommand_from pretrain' -l parity -x -a 'none official' -d 'official: do as the released code does.'
 complete -c pc3d -n '__fish_seen_subcommand_from pretrain' -l dataset -x -d 'Layout of the shapes; auto detects it.'
 complete -c pc3d -n '__fish_seen_subcommand_from pretrain' -l force -s f -d 'Redo what exists.'
 complete -c pc3d -n '__fish_seen_subcommand_from pretrain' -l device -x -d 'auto, cpu or cuda:0, for networks.'

@@ -157,7 +157,7 @@ def plan(ctx: typer.Context) -> Plan:
         need_kind(init[0], ("pretrain",), options["init"], "--init")
         if init[0]["base"] != base:
             raise UsageError(f"--base {base}: the weights of --init are of {init[0]['base']}")
-    mask, is_official = options["mask"] or "geometric", options["parity"] is not None
+    mask, is_official = options["mask"] or "geometric", options["parity"] == "official"
     if options["mask_scores"] is not None and mask != "geometric":
         raise UsageError(f"--mask-scores chooses among geometric masks, not {mask} ones")
     gm3d, model = Gm3dConfig(), model_defaults(base, init, is_official)

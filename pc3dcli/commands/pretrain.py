@@ -61,7 +61,8 @@ def pretrain(
         Literal["fp32", "bf16"] | None, advanced("--precision", metavar="TYPE", help="fp32 or bf16 (autocast).")
     ] = None,
     parity: Annotated[
-        Literal["official"] | None, advanced("--parity", metavar="official", help="Do as the released code does.")
+        Literal["none", "official"] | None,
+        advanced("--parity", metavar="HOW", help="official: do as the released code does."),
     ] = None,
     dataset: Annotated[
         str, advanced("--dataset", metavar="NAME", help="Layout of the shapes; auto detects it.")

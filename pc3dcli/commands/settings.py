@@ -149,8 +149,8 @@ def program(
 
 def print_config(ctx: typer.Context, configs: list[Any]) -> None:
     """Print every setting as TOML that --config reads back, and stop."""
-    skipped = {"scenes", "predictions", "config", "define", "print_config", "help"}
-    values = {p.name: ctx.params.get(p.name) for p in ctx.command.params if p.name not in skipped}
+    shown = [p for p in ctx.command.params if p.param_type_name == "option" and p.name not in _NO_SETTINGS]
+    values = {param.name: ctx.params.get(param.name) for param in shown}
     for config in configs:
         fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
         values |= {name: value for name, value in fields.items() if values.get(name) is None}

@@ -9,7 +9,7 @@ once a shape; a shape of fewer than N points gives each of them about equally of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from pc3dcli.geometry.farthest import farthest_order
 
 SAMPLINGS = ("random", "farthest-random", "farthest", "replacement", "first")
 OVERSAMPLING = 75 / 64  # 1,200 farthest points from which 1,024 are drawn, 2,400 for 2,048 (notes 4.2)
+_MANY = 3  # times as many points as are wanted: a draw of some is faster than a shuffle of all
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class ShapeData:
 
     shapes: ShapeSet
     config: BatchConfig = BatchConfig()
-    _kept: dict[int, tuple[Shape, np.ndarray]] = field(default_factory=dict, repr=False)
+    _kept: dict[int, tuple[Shape, np.ndarray | None]] = field(default_factory=dict, repr=False)
     _num_kept_bytes: int = field(default=0, repr=False)
 
     def __len__(self) -> int:
@@ -101,13 +102,6 @@ class ShapeData:
     def order(self, seed: int, epoch: int) -> np.ndarray:
         """Return the indices (len,) int64 of all shapes in the order of an epoch."""
         return _generator(seed, epoch).permutation(len(self.shapes))
-
-    def batches(self, seed: int, epoch: int, batch_size: int, *, drop_last: bool = True) -> Iterator[np.ndarray]:
-        """Yield the indices of each batch of an epoch; fewer shapes than one batch are one batch all the same."""
-        order = self.order(seed, epoch)
-        end = len(order) - len(order) % batch_size if drop_last and len(order) >= batch_size else len(order)
-        for start in range(0, end, batch_size):
-            yield order[start : min(start + batch_size, end)]
 
     def batch(self, indices: Sequence[int] | np.ndarray, *, seed: int = 0, epoch: int = 0) -> Batch:
         """Read, sample, normalise and augment shapes by their indices.
@@ -123,8 +117,9 @@ class ShapeData:
             rng = _generator(seed, epoch, int(index))
             draws[row] = rng.random(7)
             shape, candidates = self._shape(int(index))
-            drawn = _sample(len(candidates), N, self.config.sampling, rng)
-            chosen[row], plain[row] = candidates[drawn], shape.xyz[drawn]
+            drawn = _sample(len(shape.xyz), N, self.config.sampling, rng)
+            chosen[row] = drawn if candidates is None else candidates[drawn]
+            plain[row] = shape.xyz.take(drawn, axis=0)
             has_parts = has_parts and shape.part is not None
             if has_parts:
                 parts[row] = shape.part[drawn]
@@ -138,8 +133,8 @@ class ShapeData:
             clouds, torch.from_numpy(plain), label, part, torch.from_numpy(indices), ids, torch.from_numpy(chosen)
         )
 
-    def _shape(self, index: int) -> tuple[Shape, np.ndarray]:
-        """Return the points of a shape to sample from and their indices in it; both are kept while there is room."""
+    def _shape(self, index: int) -> tuple[Shape, np.ndarray | None]:
+        """Return the points of a shape to sample from and their indices in it, None for all; keep them if they fit."""
         if index in self._kept:
             return self._kept[index]
         shape, config = self.shapes.read(index), self.config
@@ -147,13 +142,13 @@ class ShapeData:
             message = f"shape {self.shapes.names[index]} has {len(shape.xyz)} points, a patch has {config.min_points}"
             raise FormatError(message, file=self.shapes.root)
         xyz, part = (normalize_clouds(shape.xyz[None])[0] if config.normalize == "cloud" else shape.xyz), shape.part
-        candidates = np.arange(len(xyz))
+        candidates = None
         if config.sampling.startswith("farthest"):
             wanted = int(config.num_points * (OVERSAMPLING if config.sampling == "farthest-random" else 1))
             candidates = farthest_order(xyz, min(wanted, len(xyz)))
             xyz, part = xyz[candidates], None if part is None else part[candidates]  # nothing else is ever drawn
         entry = (Shape(xyz, shape.label, None, part), candidates)
-        size = xyz.nbytes + candidates.nbytes + (0 if part is None else part.nbytes)
+        size = sum(array.nbytes for array in (xyz, candidates, part) if array is not None)
         if self._num_kept_bytes + size <= config.cache_bytes:
             self._kept[index] = entry
             self._num_kept_bytes += size
@@ -162,10 +157,12 @@ class ShapeData:
 
 def normalize_clouds(clouds: np.ndarray) -> np.ndarray:
     """Move clouds (B, N, 3) to centroid 0 and scale them to a largest norm of 1, float32; one place stays a point."""
-    values = clouds.astype(np.float64)
-    values -= values.mean(axis=1, keepdims=True)
-    radius = np.sqrt((values**2).sum(axis=2).max(axis=1))
-    return (values / np.maximum(radius, 1e-12)[:, None, None]).astype(np.float32)
+    columns = np.ascontiguousarray(clouds.transpose(0, 2, 1), np.float32)  # (B, 3, N): sums run along memory
+    for _ in range(2):  # the second takes what rounding left of a large offset
+        columns = columns - columns.mean(axis=2, keepdims=True)
+    radius = np.sqrt(np.einsum("bcn,bcn->bn", columns, columns).max(axis=1))
+    columns /= np.maximum(radius, 1e-12)[:, None, None]
+    return np.ascontiguousarray(columns.transpose(0, 2, 1))
 
 
 def _generator(*key: int) -> np.random.Generator:
@@ -176,6 +173,8 @@ def _sample(count: int, num_points: int, sampling: str, rng: np.random.Generator
     """Return N positions among `count` candidates."""
     if sampling == "replacement":
         return rng.integers(count, size=num_points)
+    if sampling == "random" and count > _MANY * num_points:
+        return rng.choice(count, num_points, replace=False)  # without shuffling all of them
     order = np.arange(count) if sampling in ("farthest", "first") else rng.permutation(count)
     return order[:num_points] if count >= num_points else np.resize(order, num_points)
 
@@ -185,12 +184,14 @@ def _augmented(plain: np.ndarray, augment: Augment, draws: np.ndarray) -> np.nda
     if augment == NO_AUGMENT:
         return plain.copy()
     low, high = augment.scale
-    clouds = plain.astype(np.float32)
+    clouds = plain.copy()
     if augment.rotate:
         clouds = _rotated(clouds, "xyz".index(augment.rotate), 2 * np.pi * draws[:, 6])
     scale = low + (high - low) * (draws[:, :1].repeat(3, axis=1) if augment.isotropic else draws[:, :3])
     shift = augment.shift * (2 * draws[:, 3:6] - 1)
-    return clouds * scale[:, None].astype(np.float32) + shift[:, None].astype(np.float32)
+    clouds *= scale[:, None].astype(np.float32)
+    clouds += shift[:, None].astype(np.float32)
+    return clouds
 
 
 def _rotated(clouds: np.ndarray, axis: int, angle: np.ndarray) -> np.ndarray:

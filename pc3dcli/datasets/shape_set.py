@@ -48,18 +48,21 @@ def open_shapes(path: Path, *, dataset: str = "auto", split: str = "train") -> S
         raise UsageError(f"unknown split {split!r}, expected {', '.join(SPLITS)}")
     if not path.exists():
         raise InputError("no such file or folder", file=path)
+    try:
+        entries = sorted(path.iterdir()) if path.is_dir() else [path]
+    except OSError as error:
+        raise InputError(f"cannot list it: {error.strerror}", file=path) from None
     layouts = LAYOUTS if dataset == "auto" else {dataset: LAYOUTS[dataset]}
     for layout in layouts.values():
         if layout.matches(path):
             return layout.open_shapes(path, split)
-    _refuse_pickles(path)
+    _refuse_pickles(entries)
     needs = "".join(f"\n    {name:<16}{layout.PATTERN}" for name, layout in layouts.items())
     raise InputError("found no shapes", file=path, hint=f"shapes are one of{needs}")
 
 
-def _refuse_pickles(path: Path) -> None:
+def _refuse_pickles(files: list[Path]) -> None:
     """Say why caches of other programs are not read, where there is nothing else."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
     pickles = [file for file in files if file.suffix in PICKLES]
     if pickles:
         hint = "give the folder of the points that it was made from"

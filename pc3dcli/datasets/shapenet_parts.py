@@ -41,8 +41,9 @@ def open_shapes(path: Path, split: str) -> ShapeSet:
         file = resolve_inside(path, f"{names[index]}.txt")
         table = parse_numbers(read_file(file), COLUMNS, file)
         part = table[:, 6]
-        if not (np.isin(part, np.arange(NUM_PARTS))).all():
-            line = int(np.argmin(np.isin(part, np.arange(NUM_PARTS)))) + 1
+        is_part = (part >= 0) & (part < NUM_PARTS) & (part == np.floor(part))
+        if not is_part.all():
+            line = int(np.argmin(is_part)) + 1
             raise FormatError(f"found part {part[line - 1]:g}, expected 0 to {NUM_PARTS - 1}", file=file, line=line)
         xyz, normal = as_float32(table[:, :3]), as_float32(table[:, 3:6])
         return Shape(xyz, int(label[index]), normal, part.astype(np.int64))

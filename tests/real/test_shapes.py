@@ -18,7 +18,7 @@ def test_modelnet10(shared_data):
     assert train.class_names[2] == "chair" and (train.label == 2).sum() > 889
     assert not set(train.names) & set(test.names)
     data = ShapeData(train, BatchConfig(augment=SCALE_SHIFT, min_points=32))
-    indices = next(data.batches(0, 0, 64))
+    indices = data.order(0, 0)[:64]
     batch = data.batch(indices)
     assert batch.clouds.shape == (64, 1024, 3) and batch.label.tolist() == train.label[indices].tolist()
     assert np.linalg.norm(batch.plain, axis=2).max(axis=1) == pytest.approx(1, abs=1e-5)

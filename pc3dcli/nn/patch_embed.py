@@ -3,14 +3,19 @@
 
 Convolutions of width 1 are linear layers over rows here.  The second half's first layer takes [global, local] channels;
 its global part is the same for all points of a patch and computed once a patch.  No departures.
+
+A model that is not trained needs no statistics: its norms become part of the layers, the linear layers that follow each
+other one, and few patches at a time stay in the cache of a processor.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 LOCAL_DIM = 256
+CHUNK_PATCHES = 64  # at once on a CPU; ours
 
 
 class PatchEmbed(nn.Module):
@@ -26,6 +31,8 @@ class PatchEmbed(nn.Module):
     def forward(self, points: Tensor) -> Tensor:
         """points (B, G, S, 3) relative to their patch's centre, taken without gradient -> (B, G, out_dim)"""
         B, G, S, _ = points.shape
+        if not (self.training or torch.is_grad_enabled()):
+            return self._embed_fixed(points.reshape(B * G, S, 3)).view(B, G, -1)
         local = self.first_conv(points.detach().reshape(-1, 3))  # (B G S, 256)
         widest = local.view(B * G, S, -1).max(1).values  # one point a channel gets the gradient
         first, norm, relu, last = self.second_conv
@@ -33,3 +40,27 @@ class PatchEmbed(nn.Module):
         of_patch = F.linear(widest, weight_global, first.bias)  # once a patch
         mixed = F.linear(local, weight_local).view(B * G, S, -1) + of_patch.unsqueeze(1)
         return last(relu(norm(mixed.flatten(0, 1)))).view(B, G, S, -1).max(2).values
+
+    def _embed_fixed(self, points: Tensor) -> Tensor:
+        """Embed patches (n, S, 3) without gradient, by the running statistics: (n, out_dim)"""
+        (lift, lift_norm, _, widen), (mix, mix_norm, _, last) = self.first_conv, self.second_conv
+        with torch.autocast(points.device.type, enabled=False):
+            weight_lift, bias_lift = _folded(lift.weight, lift.bias, lift_norm)
+            weight_mix, bias_mix = _folded(mix.weight, mix.bias, mix_norm)
+            weight_global, weight_local = weight_mix.chunk(2, dim=1)
+            # the local half reads what `widen` gives linearly: one layer of 128 -> 512 in place of two
+            weight_both = torch.cat((widen.weight, weight_local @ widen.weight))
+            bias_both = torch.cat((widen.bias, weight_local @ widen.bias))
+        tokens = []
+        for chunk in points.split(CHUNK_PATCHES if points.device.type == "cpu" else len(points)):
+            both = F.linear(F.linear(chunk, weight_lift, bias_lift).relu_(), weight_both, bias_both)
+            widest, local = both[..., :LOCAL_DIM].amax(1), both[..., LOCAL_DIM:]
+            mixed = local.add_(F.linear(widest, weight_global, bias_mix).unsqueeze(1)).relu_()
+            tokens.append(F.linear(mixed, last.weight, last.bias).amax(1))
+        return torch.cat(tokens)
+
+
+def _folded(weight: Tensor, bias: Tensor, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of a linear layer and the norm after it as one layer."""
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return weight * scale.unsqueeze(1), (bias - norm.running_mean) * scale + norm.bias

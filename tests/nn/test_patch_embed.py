@@ -62,3 +62,13 @@ def test_points_get_no_gradient(model):
     points = patches(1, 2, 4).requires_grad_()
     model(points).sum().backward()
     assert points.grad is None
+
+
+def test_without_gradient_and_training_it_is_the_same_in_fewer_operations(model):
+    model.train()(patches(3, 5, 8))  # statistics of its own
+    points = patches(40, 5, 8, seed=1)  # more patches than are embedded at once
+    expected = model.eval()(points)
+    with torch.no_grad():
+        torch.testing.assert_close(model(points), expected, rtol=1e-4, atol=1e-5)
+        model.train()
+        assert not torch.allclose(model(points), expected, rtol=1e-2)  # in training batches have their own statistics

@@ -18,6 +18,8 @@ def oracle(text: str) -> np.ndarray:
         ("-0.125 0.5000 1 \n".replace(" \n", "\n") * 3, "_same_layout"),
         ("1.25 -13.5 7\n-0.001 2 -.5\n5. +3.25 100000\n", "_plain_decimals"),
         ("1\t2\t3\n4\t5\t6\n", "_same_layout"),
+        ("1.5 2.5 3.5\n1.5 205 3.5\n", "_plain_decimals"),
+        ("1 2 3\n4,5\t6\n", "_plain_decimals"),
         ("1e-3 2 3\n4 5 6\n", "_line_by_line"),
         ("1  2 3\n4 5   6\n", "_line_by_line"),
         ("123456789012345678901 2 3\n", "_line_by_line"),

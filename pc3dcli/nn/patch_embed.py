@@ -5,7 +5,7 @@ Convolutions of width 1 are linear layers over rows here.  The second half's fir
 its global part is the same for all points of a patch and computed once a patch.  No departures.
 
 A model that is not trained needs no statistics: its norms become part of the layers, the linear layers that follow each
-other one, and few patches at a time stay in the cache of a processor.
+other one, and few patches at a time stay in the cache of a processor.  `patch_embed_cpu.py` does the like in training.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pc3dcli.nn.patch_embed_cpu import embed_patches
+
 LOCAL_DIM = 256
 CHUNK_PATCHES = 64  # at once on a CPU; ours
 
@@ -21,8 +23,10 @@ CHUNK_PATCHES = 64  # at once on a CPU; ours
 class PatchEmbed(nn.Module):
     """3 -> 128 -> 256, max over the points, [global, local] 512 -> 512 -> out_dim, max over the points."""
 
-    def __init__(self, out_dim: int) -> None:
+    def __init__(self, out_dim: int, *, fused: bool = True) -> None:
+        """fused: float32 points on a processor take the fast way."""
         super().__init__()
+        self.fused = fused
         self.first_conv = nn.Sequential(nn.Linear(3, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, LOCAL_DIM))
         self.second_conv = nn.Sequential(
             nn.Linear(2 * LOCAL_DIM, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, out_dim)
@@ -33,6 +37,8 @@ class PatchEmbed(nn.Module):
         B, G, S, _ = points.shape
         if not (self.training or torch.is_grad_enabled()):
             return self._embed_fixed(points.reshape(B * G, S, 3)).view(B, G, -1)
+        if self._takes_fast_way(points):
+            return embed_patches(points.reshape(B * G, S, 3), self.first_conv, self.second_conv).view(B, G, -1)
         local = self.first_conv(points.detach().reshape(-1, 3))  # (B G S, 256)
         widest = local.view(B * G, S, -1).max(1).values  # one point a channel gets the gradient
         first, norm, relu, last = self.second_conv
@@ -40,6 +46,11 @@ class PatchEmbed(nn.Module):
         of_patch = F.linear(widest, weight_global, first.bias)  # once a patch
         mixed = F.linear(local, weight_local).view(B * G, S, -1) + of_patch.unsqueeze(1)
         return last(relu(norm(mixed.flatten(0, 1)))).view(B, G, S, -1).max(2).values
+
+    def _takes_fast_way(self, points: Tensor) -> bool:
+        is_plain = torch.is_autocast_enabled(points.device.type) or torch.compiler.is_compiling()
+        dtypes = {points.dtype, self.first_conv[0].weight.dtype}
+        return self.fused and not is_plain and points.device.type == "cpu" and dtypes == {torch.float32}
 
     def _embed_fixed(self, points: Tensor) -> Tensor:
         """Embed patches (n, S, 3) without gradient, by the running statistics: (n, out_dim)"""

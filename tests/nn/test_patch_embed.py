@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from pc3dcli.nn import patch_embed_cpu
 from pc3dcli.nn.patch_embed import PatchEmbed
 
 
@@ -35,7 +36,10 @@ def model():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_values_gradients_and_statistics_equal_the_definition(model, training):
+@pytest.mark.parametrize("chunk_rows", [None, 1024, 16, 1])
+def test_values_gradients_and_statistics_equal_the_definition(model, training, chunk_rows, monkeypatch):
+    model.fused = chunk_rows is not None
+    monkeypatch.setattr(patch_embed_cpu, "CHUNK_ROWS", chunk_rows)
     twin = PatchEmbed(24)
     twin.load_state_dict(model.state_dict())
     model.train(training), twin.train(training)

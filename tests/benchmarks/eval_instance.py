@@ -12,18 +12,13 @@ side is timed.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import importlib.util
-import io
-import os
-import resource
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from programs import Cost, load_script, our_cost, print_ratio, script_cost
 
 from pc3dcli.formats.class_lists import instance_classes
 from pc3dcli.formats.scannet_instances import write_prediction, write_truth
@@ -47,18 +42,6 @@ def make_scene(rng, num_vertices, num_instances, num_predictions):
     return ids, masks, labels[owner], rng.random(num_predictions)
 
 
-# the peak of the program itself: a child's ru_maxrss starts with what this process held when it forked
-PEAK = "import sys; from pc3dcli import main; main._run(sys.argv[1:]); print(open('/proc/self/status').read())"
-
-
-def child_seconds(command, **options):
-    """Run a program; return its user + system CPU seconds and what it printed."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, **options).stdout
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, output
-
-
 def text_masks(scenes, peer):
     """Time both programs on the same files."""
     with tempfile.TemporaryDirectory() as name:
@@ -66,20 +49,10 @@ def text_masks(scenes, peer):
         for index, (ids, masks, labels, scores) in enumerate(scenes):
             write_truth(folder / "gt" / f"s{index}.txt", ids)
             write_prediction(folder / "pred", f"s{index}", masks.T, labels, scores)
-        arguments = ["eval", folder / "pred", "--gt", folder / "gt"]
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-        # byte code is there, as after an installation; the first run writes it
-        environment |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
-        for _ in range(2):
-            ours, _ = child_seconds([sys.executable, "-m", "pc3dcli", *arguments], env=environment)
-        _, output = child_seconds([sys.executable, "-c", PEAK, *arguments], env=environment)
-        memory = next(int(line.split()[1]) for line in output.splitlines() if line.startswith("VmHWM")) / 1024
-        theirs = None
-        if peer:
-            paths = ["--pred_path", folder / "pred", "--gt_path", folder / "gt", "--output_file", folder / "result.csv"]
-            for _ in range(2):
-                theirs, _ = child_seconds([sys.executable, peer, *paths], env=environment, stderr=subprocess.DEVNULL)
-    report(f"text masks, as programs (ours {memory:.0f} MiB)", ours, theirs)
+        ours = our_cost(["eval", folder / "pred", "--gt", folder / "gt"], folder / "bytecode")
+        paths = ["--pred_path", folder / "pred", "--gt_path", folder / "gt", "--output_file", folder / "result.csv"]
+        theirs = script_cost(peer, paths, folder / "bytecode", python=sys.executable) if peer else None
+    print_ratio(f"text masks of {len(scenes)} scenes, as programs", ours, theirs)
 
 
 def in_memory(scenes, peer, is_agnostic):
@@ -92,18 +65,18 @@ def in_memory(scenes, peer, is_agnostic):
         table = truth.overlaps_of_columns(masks)
         matched.append(match_scene(truth, table, rule.class_index(labels), scores, num_classes=rule.num_classes))
     ap = class_scores(matched, rule.num_classes).ap
-    ours = time.process_time() - start
+    ours = Cost(time.process_time() - start)
     theirs = None
     if peer:
         theirs, their_ap = peer_in_memory(scenes, peer, is_agnostic)
         difference = np.nanmax(np.abs(ap - their_ap))
         assert np.array_equal(np.isnan(ap), np.isnan(their_ap)) and difference < 1e-9, difference
-    report("arrays, one class" if is_agnostic else "arrays, 18 classes", ours, theirs)
+    print_ratio("arrays, one class" if is_agnostic else "arrays, 18 classes", ours, theirs)
 
 
 def peer_in_memory(scenes, peer, is_agnostic):
-    """Run the peer's functions with arrays in the place of files; return CPU seconds and AP (C, T)."""
-    module = load_peer(peer)
+    """Run the peer's functions with arrays in the place of files; return what it took and AP (C, T)."""
+    module = load_script(peer)
     if is_agnostic:
         module.CLASS_LABELS, module.VALID_CLASS_IDS, module.ID_TO_LABEL = ["object"], np.array([3]), {3: "object"}
     arrays, infos = {}, {}
@@ -124,23 +97,7 @@ def peer_in_memory(scenes, peer, is_agnostic):
         matches[index] = {"gt": truth, "pred": predictions}
     ap = module.evaluate_matches(matches)[0]
     module.compute_averages(ap[None])
-    return time.process_time() - start, ap
-
-
-def load_peer(path):
-    """Import the public script, which parses its command line on import."""
-    arguments, sys.argv = sys.argv, [str(path), "--pred_path", ".", "--gt_path", "."]
-    spec = importlib.util.spec_from_file_location("peer", path)
-    module = importlib.util.module_from_spec(spec)
-    with contextlib.redirect_stdout(io.StringIO()):
-        spec.loader.exec_module(module)
-    sys.argv = arguments
-    return module
-
-
-def report(name, ours, theirs):
-    ratio = "" if theirs is None else f"   peer {theirs:7.2f} s   ratio {theirs / ours:5.1f}x"
-    print(f"{name:40s} ours {ours:7.2f} s{ratio}")
+    return Cost(time.process_time() - start), ap
 
 
 def main():

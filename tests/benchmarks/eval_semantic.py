@@ -14,17 +14,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
-import io
-import os
-import resource
-import subprocess
 import sys
 import tempfile
 import time
-import types
 from pathlib import Path
 
 import numpy as np
+from programs import Cost, load_script, our_cost, print_ratio, script_cost
 
 from pc3dcli.commands import eval_semantic
 from pc3dcli.commands.evaluation import Request
@@ -36,12 +32,6 @@ OPTIONS = {
     "classes": None, "vertex_masks": None, "groups": None, "per_scene": False, "confusion": False, "bootstrap": 0,
     "seed": 0, "allow_missing": False,
 }  # fmt: skip
-# the peak of the program itself: a child's ru_maxrss starts with what this process held when it forked
-OURS = "import sys; from pc3dcli import main; main._run(sys.argv[1:]); print(open('/proc/self/status').read())"
-THEIRS = (
-    "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__'); "
-    "print(open('/proc/self/status').read())"
-)
 
 
 def make_scene(rng, num_vertices):
@@ -57,15 +47,6 @@ def write(folder, name, labels):
     (folder / f"{name}.txt").write_text("".join(f"{row}\n" for row in rows))
 
 
-def child(command, **options):
-    """Run a program; return its user + system CPU seconds and its peak memory in MiB."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, **options).stdout
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    memory = next(int(line.split()[1]) for line in output.splitlines() if line.startswith("VmHWM")) / 1024
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, memory
-
-
 def text_files(scenes, peer, python):
     """Time both programs on the same files."""
     with tempfile.TemporaryDirectory() as name:
@@ -73,13 +54,10 @@ def text_files(scenes, peer, python):
         for index, (truth, prediction) in enumerate(scenes):
             write(folder / "gt", f"s{index}", truth)
             write(folder / "pred", f"s{index}", prediction)
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-        arguments = ["eval", folder / "pred", "--gt", folder / "gt", "--task", "semantic"]
-        runs = [child([sys.executable, "-c", OURS, *arguments], env=environment) for _ in range(3)]
-        ours = min(runs)
+        ours = our_cost(["eval", folder / "pred", "--gt", folder / "gt", "--task", "semantic"], folder / "bytecode")
         paths = ["--pred_path", folder / "pred", "--gt_path", folder / "gt", "--output_file", folder / "result.txt"]
-        theirs = child([python, "-c", THEIRS, peer, *paths], stderr=subprocess.DEVNULL) if peer else None
-    report("text files, as programs", ours, theirs)
+        theirs = script_cost(peer, paths, folder / "bytecode", python=python, repeats=1) if peer else None
+    print_ratio(f"{len(scenes)} scenes as text, as programs", ours, theirs)
 
 
 def in_memory(scenes, peer):
@@ -88,14 +66,14 @@ def in_memory(scenes, peer):
     table = miou.label_table(CLASSES.ids)
     counts = sum(miou.label_confusion(*scene, table, len(CLASSES.ids)) for scene in scenes)
     iou = miou.class_iou(miou.class_counts(counts))
-    ours = time.process_time() - start
+    ours = Cost(time.process_time() - start)
     theirs = None
     if peer:
         start = time.process_time()
-        expected = peer_iou(load_peer(peer), scenes)
-        theirs = time.process_time() - start
+        expected = peer_iou(load_script(peer), scenes)
+        theirs = Cost(time.process_time() - start)
         assert np.array_equal(np.isnan(iou), np.isnan(expected)) and np.nanmax(np.abs(iou - expected)) < 1e-12
-    report("arrays in memory", (ours, None), (theirs, None) if peer else None)
+    print_ratio("arrays in memory", ours, theirs)
 
 
 def peer_iou(module, scenes):
@@ -107,20 +85,6 @@ def peer_iou(module, scenes):
         module.evaluate_scan("pred", "gt", confusion)
     values = [module.get_iou(label, confusion) for label in module.VALID_CLASS_IDS]
     return np.array([value[0] if isinstance(value, tuple) else value for value in values])
-
-
-def load_peer(path):
-    """Import the public script, which parses its command line on import and wants packages for other things."""
-    for name in ("plyfile", "imageio"):
-        if importlib.util.find_spec(name) is None:
-            sys.modules[name] = types.SimpleNamespace(PlyData=None, PlyElement=None)
-    arguments, sys.argv = sys.argv, [str(path), "--pred_path", ".", "--gt_path", "."]
-    spec = importlib.util.spec_from_file_location("peer", path)
-    module = importlib.util.module_from_spec(spec)
-    with contextlib.redirect_stdout(io.StringIO()):
-        spec.loader.exec_module(module)
-    sys.argv = arguments
-    return module
 
 
 def random_scene(rng):
@@ -135,7 +99,7 @@ def random_scene(rng):
 
 def equality(peer, num_cases):
     """Compare the command's numbers with the public code on random cases."""
-    module, rng = load_peer(peer), np.random.default_rng(0)
+    module, rng = load_script(peer), np.random.default_rng(0)
     largest = compared = undefined = 0
     for _ in range(num_cases):
         scenes = [random_scene(rng) for _ in range(int(rng.integers(1, 4)))]
@@ -215,17 +179,6 @@ def command_values(scenes, preset, extra):
             (folder / "classes").write_text("".join(f"class{index}\n" for index in range(extra["names"])))
             options["classes"] = str(folder / "classes")
         return eval_semantic.run(Request([str(folder / "pred")], folder / "gt", preset, options)).result
-
-
-def report(name, ours, theirs):
-    ratio = (
-        "" if theirs is None else f"   peer {theirs[0]:8.2f} s{shown(theirs[1])}   ratio {theirs[0] / ours[0]:6.1f}x"
-    )
-    print(f"{name:30s} ours {ours[0]:6.2f} s{shown(ours[1])}{ratio}")
-
-
-def shown(memory):
-    return "" if memory is None else f", {memory:.0f} MiB"
 
 
 def main():

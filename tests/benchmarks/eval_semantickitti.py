@@ -11,15 +11,14 @@ server, with the configurations of single scans and of moving classes.
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import resource
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+from programs import our_cost, print_ratio, script_cost
 
 from pc3dcli.commands import eval_semantickitti
 from pc3dcli.commands.evaluation import Request
@@ -28,12 +27,6 @@ from pc3dcli.formats.semantickitti import label_map, write_labels
 OPTIONS = {"split": None, "per_scene": False, "confusion": False, "bootstrap": 0, "seed": 0, "allow_missing": False}
 RAW = label_map("single").raw_labels
 CONFIGS = {"semkitti": "semantic-kitti.yaml", "semkitti-multi": "semantic-kitti-all.yaml"}
-# the peak of the program itself: a child's ru_maxrss starts with what this process held when it forked
-OURS = "import sys; from pc3dcli import main; main._run(sys.argv[1:]); print(open('/proc/self/status').read())"
-THEIRS = (
-    "import runpy, sys; sys.argv = sys.argv[1:]; sys.path.insert(0, '.'); "
-    "runpy.run_path(sys.argv[0], run_name='__main__'); print(open('/proc/self/status').read())"
-)
 
 
 def write_scan(folder, index, truth, prediction, rng):
@@ -42,33 +35,22 @@ def write_scan(folder, index, truth, prediction, rng):
     write_labels(folder / "sequences" / "08" / "predictions" / f"{index:06d}.label", prediction)
 
 
-def child(command, **options):
-    """Run a program; return its user + system CPU seconds and its peak memory in MiB."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, **options).stdout
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    memory = next(int(line.split()[1]) for line in output.splitlines() if line.startswith("VmHWM")) / 1024
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, memory
-
-
 def speed(options):
     rng = np.random.default_rng(0)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for index in range(options.scans):
             truth = np.repeat(rng.choice(RAW, options.points // 10), 10)
             prediction = np.where(rng.random(truth.size) < 0.8, truth, rng.choice(RAW, truth.size))
             write_scan(folder, index, truth, prediction, rng)
-        arguments = ["eval", folder, "--gt", folder, "--task", "semantickitti"]
-        ours = min(child([sys.executable, "-c", OURS, *arguments], env=environment) for _ in range(3))
+        bytecode = folder / "bytecode"
+        ours = our_cost(["eval", folder, "--gt", folder, "--task", "semantickitti"], bytecode)
         theirs = None
         if options.peer:
-            command = [options.python, "-c", THEIRS, "evaluate_semantics.py", "-d", folder]
-            theirs = min(child(command, cwd=options.peer) for _ in range(2))
-    print(f"{options.scans} scans of {options.points} points, as programs: ours {ours[0]:.2f} s, {ours[1]:.0f} MiB")
-    if theirs is not None:
-        print(f"peer {theirs[0]:.2f} s, {theirs[1]:.0f} MiB; ratio {theirs[0] / ours[0]:.1f}x")
+            arguments = ["-d", folder]
+            settings = {"python": options.python, "cwd": options.peer}
+            theirs = script_cost("evaluate_semantics.py", arguments, bytecode, **settings)
+    print_ratio(f"{options.scans} scans of {options.points} points, as programs", ours, theirs)
 
 
 def equality(options):

@@ -11,19 +11,16 @@ tqdm.  Both are run as programs with their own reading of PNG files.  Without --
 from __future__ import annotations
 
 import argparse
-import os
-import resource
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+from programs import our_cost, print_ratio, script_cost
 
 from pc3dcli.formats.images import write_png
 
 SIZE = (480, 854)
-PEAK = "import sys; from pc3dcli import main; main._run(sys.argv[1:]); print(open('/proc/self/status').read())"
 
 
 def write_videos(root: Path, num_videos: int, num_frames: int, num_objects: int) -> None:
@@ -49,14 +46,6 @@ def write_videos(root: Path, num_videos: int, num_frames: int, num_objects: int)
     (root / "ImageSets" / "2017" / "val.txt").write_text("\n".join(names) + "\n")
 
 
-def child_seconds(command: list, **options) -> tuple[float, str]:
-    """Run a program; return its user + system CPU seconds and what it printed."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, **options).stdout
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, output
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--peer", type=Path)
@@ -68,21 +57,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         write_videos(root, options.videos, options.frames, options.objects)
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-        environment |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(root / "bytecode")}
-        arguments = ["eval", root / "pred", "--task", "track2d", "--gt", root, "-q"]
-        for _ in range(2):  # byte code is there the second time, as after an installation
-            ours, table = child_seconds([sys.executable, "-m", "pc3dcli", *arguments], env=environment)
-        _, status = child_seconds([sys.executable, "-c", PEAK, *arguments], env=environment)
-        memory = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
-        print(next(line for line in table.splitlines() if line.startswith("mean")))
-        print(f"ours: {ours:.2f} s CPU, {memory:.0f} MiB at most")
+        ours = our_cost(["eval", root / "pred", "--task", "track2d", "--gt", root, "-q"], root / "bytecode", 2)
+        theirs = None
         if options.peer:
-            command = [options.peer_python, options.peer / "evaluation_method.py", "--davis_path", root]
-            command += ["--set", "val", "--task", "semi-supervised", "--results_path", root / "pred"]
-            theirs, table = child_seconds(command, env=os.environ, cwd=options.peer, stderr=subprocess.DEVNULL)
-            print("\n".join(line for line in table.splitlines()[:4]))
-            print(f"public scorer: {theirs:.2f} s CPU; ratio {theirs / ours:.1f}")
+            arguments = ["--davis_path", root, "--set", "val", "--task", "semi-supervised"]
+            arguments += ["--results_path", root / "pred"]
+            settings = {"python": options.peer_python, "cwd": options.peer, "repeats": 1}
+            theirs = script_cost("evaluation_method.py", arguments, root / "bytecode", **settings)
+        print_ratio(f"{options.videos} videos of {options.frames} frames, as programs", ours, theirs)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ COMMANDS = {
     "lift3d": "lift3d",
     "pretrain": "pretrain",
     "distill": "distill",
+    "segment": "segment",
     "demo": "demo",
     "eval": "evaluate",
     "view": "view",

@@ -37,6 +37,13 @@ def write_label_tensors(
     file.write(_sorted_header(save({"instance": labels, "seen": seen, "vote_share": vote_share}, metadata=texts)))
 
 
+def write_part_tensor(file: BinaryIO, part: np.ndarray, metadata: dict[str, str]) -> None:
+    """Write the part (N,) int32 of each point of a shape, as the safetensors that `eval --task parts` reads."""
+    from safetensors.numpy import save
+
+    file.write(_sorted_header(save({"pred": part}, metadata=metadata)))
+
+
 def _sorted_header(data: bytes) -> bytes:
     """Return a safetensors file with its header in sorted order; the library writes metadata in random order."""
     end = 8 + int.from_bytes(data[:8], "little")

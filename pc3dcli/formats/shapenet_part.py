@@ -90,10 +90,13 @@ def find_files(folder: Path) -> dict[str, Path]:
     raises  InputError when there is none or a shape has two
     """
     found: dict[str, Path] = {}
+    is_ours = (folder / "run.json").is_file()  # `segment --write npz` writes the same in both array formats
     for path in sorted(folder.rglob("*")):
         if path.suffix not in (".txt", *ARRAY_FILES) or not path.is_file():
             continue
         name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found and is_ours and {found[name].suffix, path.suffix} == set(ARRAY_FILES):
+            continue
         if name in found:
             raise InputError(f"shape {name} has two files, {found[name].name} and {path.name}", file=folder)
         found[name] = path

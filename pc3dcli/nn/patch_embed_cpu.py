@@ -188,7 +188,7 @@ def _last_backward(
         weight_bags, row_bags = _bags(grad[patches], winner[patches], S)
         grad_weight += F.embedding_bag(weight_bags[0], active, mode="sum", per_sample_weights=weight_bags[1])
         back = F.embedding_bag(row_bags[0], w.weight4, row_bags[1], mode="sum", per_sample_weights=row_bags[2])
-        torch.mul(back, active > 0, out=flow[part])
+        torch.mul(back, active.sign_(), out=flow[part])  # a product with booleans would convert them first
         total += flow[part].sum(0)
         dot += (mixed[part] - stats.mean).mul_(flow[part]).sum(0)
     return grad_weight, flow, total, dot
@@ -250,7 +250,7 @@ def _mix_backward(
         weight_bags, row_bags = _bags(to_widest[patches], arg[patches], S)
         bags += F.embedding_bag(weight_bags[0], first, mode="sum", per_sample_weights=weight_bags[1])
         below = F.embedding_bag(row_bags[0], w.weight2, row_bags[1], mode="sum", per_sample_weights=row_bags[2])
-        below.addmm_(back, weight_first).mul_(first > 0)
+        below.addmm_(back, weight_first).mul_(first.sign_())
         first_sum.addmm_(below.T, centred[part])
     return Sums(of_patch.sum(0), outer, bags, to_widest.sum(0), of_patch.T @ widest, first_sum)
 

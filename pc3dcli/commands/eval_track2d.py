@@ -28,7 +28,7 @@ PRESETS = {
     "davis": "J and F of objects against the masks of the same id, without the first and the last frame",
     "davis-unsupervised": "J and F of objects against the tracks assigned to them, all frames, void pixels left out",
 }
-OPTIONS = frozenset(("scores", "split", "per_scene", "allow_missing", "allow_truncated"))
+OPTIONS = frozenset(("scores", "split", "per_scene", "bootstrap", "seed", "allow_missing", "allow_truncated"))
 MAX_PROPOSALS = 20  # that the public scorer takes for a video
 MANUAL = """\
 Masks of video. Ground truth and predictions are folders of one PNG a frame, Annotations/480p/<video>/*.png,

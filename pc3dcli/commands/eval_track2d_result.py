@@ -6,13 +6,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from pc3dcli.commands.evaluation import Entries, Evaluation, Request, Table, base_result, shown, warning_records
+from pc3dcli.commands.evaluation import (
+    Entries,
+    Evaluation,
+    Request,
+    Table,
+    base_result,
+    has_intervals,
+    shown,
+    warning_records,
+)
 from pc3dcli.formats.result_names import shown_name
 from pc3dcli.metrics import track_matches
+from pc3dcli.metrics.bootstrap import percentile_interval
 from pc3dcli.metrics.track_matches import IdentityCounts, VideoMatches
 from pc3dcli.metrics.video_masks import statistics
 
@@ -43,6 +54,11 @@ class VideoScores:
     identities: IdentityCounts
     matches: VideoMatches
     consistency: dict[int, float]
+
+    @cached_property
+    def statistics(self) -> dict[str, list[tuple[float | None, ...]]]:
+        """Mean, recall and decay of every object, of "j" and of "f"."""
+        return {"j": [statistics(values) for values in self.j], "f": [statistics(values) for values in self.f]}
 
 
 @dataclass(frozen=True)
@@ -78,6 +94,8 @@ def evaluation_of(run: ScoredRun) -> Evaluation:
 def _result(run: ScoredRun) -> dict:
     videos, request = list(run.videos.values()), run.request
     num_truth = sum(video.matches.num_truth for video in videos)
+    warnings = set(run.warnings)
+    intervals = {"intervals": _intervals(videos, request, warnings)} if request.options["bootstrap"] else {}
     entries = run.digest_entries if request.has_digest else None
     result = base_result("track2d", request.preset, len(videos), entries) | {
         "options": _options(request),
@@ -93,7 +111,8 @@ def _result(run: ScoredRun) -> dict:
             "undefined_classes": int(num_truth == 0),
             "frames": sum(video.num_frames for video in videos),
         },
-        "warnings": warning_records(run.warnings),
+        **intervals,
+        "warnings": warning_records(warnings),
     }
     if request.options["per_scene"] or request.has_digest:
         result["per_scene"] = {name: _summary([video]) for name, video in run.videos.items()}
@@ -106,7 +125,9 @@ def _options(request: Request) -> dict:
     split = options["split"]
     return {
         "allow_missing": options["allow_missing"],
+        "bootstrap": options["bootstrap"],
         "scores": options["scores"],
+        "seed": options["seed"] if options["bootstrap"] else None,
         "split": split and Path(split).name,
     }
 
@@ -118,7 +139,7 @@ def _object_rows(video: VideoScores) -> dict[int, dict]:
         j = f = None
         if number in video.objects:
             index = video.objects.index(number)
-            j, f = (statistics(values[index])[0] for values in (video.j, video.f))
+            j, f = (video.statistics[name][index][0] for name in ("j", "f"))
         rows[number] = {
             "jf": None if j is None else (j + f) / 2,
             "j": j,
@@ -131,7 +152,7 @@ def _object_rows(video: VideoScores) -> dict[int, dict]:
 
 def _summary(videos: list[VideoScores]) -> dict[str, float | int | None]:
     """Return the flat metrics: J and F are means over objects, AP pools the tracks of all videos."""
-    j, f = _measure(video.j for video in videos), _measure(video.f for video in videos)
+    j, f = (_measure(row for video in videos for row in video.statistics[name]) for name in ("j", "f"))
     identities = sum((video.identities for video in videos), IdentityCounts())
     ap, _ = track_matches.average_precision([video.matches for video in videos])
     return {
@@ -148,11 +169,24 @@ def _summary(videos: list[VideoScores]) -> dict[str, float | int | None]:
     }
 
 
-def _measure(videos: Iterable[np.ndarray]) -> tuple[float | None, ...]:
-    """Return the means over objects of mean, recall and decay; (objects, frames) of each video are given."""
-    rows = [statistics(values) for video in videos for values in video]
-    columns = ([row[k] for row in rows if row[k] is not None] for k in range(3))
-    return tuple(_mean(column) for column in columns)
+def _measure(objects: Iterable[tuple[float | None, ...]]) -> tuple[float | None, ...]:
+    """Return the means over objects of mean, recall and decay."""
+    rows = list(objects)
+    return tuple(_mean(row[k] for row in rows if row[k] is not None) for k in range(3))
+
+
+def _intervals(
+    videos: list[VideoScores], request: Request, warnings: set[tuple[str, str, str]]
+) -> dict[str, list[float | None]]:
+    """Return 2.5 and 97.5 percentiles over videos drawn with replacement; null for a single video."""
+    if not has_intervals(len(videos), "video", warnings):
+        return {name: [None, None] for name in HIGHER_IS_BETTER}
+    rng = np.random.default_rng(request.options["seed"])
+    drawn = rng.integers(len(videos), size=(request.options["bootstrap"], len(videos)))
+    draws = [_summary([videos[index] for index in sorted(row)]) for row in drawn.tolist()]
+    return {
+        name: percentile_interval(np.array([draw[name] for draw in draws], np.float64)) for name in HIGHER_IS_BETTER
+    }
 
 
 def _mean(values: Iterable[float]) -> float | None:

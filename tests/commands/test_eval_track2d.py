@@ -269,3 +269,24 @@ def test_overlapping_tracks_of_a_stream(run, world):
     found = metrics(score(run, "--json", stdin="\n".join(doubled) + "\n"))
     assert found["idf1"] == pytest.approx(2 * 16 / (16 + 22))  # 6 masks too many
     assert found["id_switches"] == 0 and found["j"] == 1 and found["consistency"] == 1
+
+
+def test_bootstrap_over_videos(run, world):
+    result = score(run, "pred", "--json", "-q", "--per-scene", "--bootstrap", "200", "--seed", "3")
+    assert score(run, "pred", "--json", "-q", "--per-scene", "--bootstrap", "200", "--seed", "3").out == result.out
+    alone = {(r["scene"], r["name"]): r["value"] for r in result.of("metric") if "scene" in r}
+    bounds = {(r["name"], r["percentile"]): r["value"] for r in result.of("metric") if "percentile" in r}
+    assert {name for name, _ in bounds} == {"jf", "j", "f", "j_recall", "f_recall", "idf1", "ap", "ap50", "ap75",
+                                            "consistency"}  # fmt: skip
+    for name in ("j", "f", "ap", "consistency"):  # a quarter of the resamples is a alone, another b alone
+        both = sorted(alone[video, name] for video in "ab")
+        assert [bounds[name, 2.5], bounds[name, 97.5]] == pytest.approx(both, abs=1e-12)
+    assert bounds["j", 2.5] < bounds["j", 97.5]
+    assert "few-scenes" in score(run, "pred", "--bootstrap", "20").err
+
+
+def test_bootstrap_of_one_video(run, world, tmp_path):
+    (tmp_path / "split.txt").write_text("b\n")
+    result = score(run, "pred", "--split", "split.txt", "--json", "--bootstrap", "20")
+    assert {r["value"] for r in result.of("metric") if "percentile" in r} == {None}
+    assert "one-scene" in result.err

@@ -39,13 +39,24 @@ class PatchEmbed(nn.Module):
             return self._embed_fixed(points.reshape(B * G, S, 3)).view(B, G, -1)
         if self._takes_fast_way(points):
             return embed_patches(points.reshape(B * G, S, 3), self.first_conv, self.second_conv).view(B, G, -1)
-        local = self.first_conv(points.detach().reshape(-1, 3))  # (B G S, 256)
-        widest = local.view(B * G, S, -1).max(1).values  # one point a channel gets the gradient
-        first, norm, relu, last = self.second_conv
-        weight_global, weight_local = first.weight.chunk(2, dim=1)
-        of_patch = F.linear(widest, weight_global, first.bias)  # once a patch
-        mixed = F.linear(local, weight_local).view(B * G, S, -1) + of_patch.unsqueeze(1)
-        return last(relu(norm(mixed.flatten(0, 1)))).view(B, G, S, -1).max(2).values
+        return self._embed_plain(points.detach().reshape(B * G, S, 3)).view(B, G, -1)
+
+    def _embed_plain(self, points: Tensor) -> Tensor:
+        """Embed patches (n, S, 3), by their own statistics in training: (n, out_dim)"""
+        (n, S, _), (*lift, widen), (mix, *norm, last) = points.shape, self.first_conv, self.second_conv
+        lifted = points.flatten(0, 1)
+        for layer in lift:
+            lifted = layer(lifted)  # (n S, 128)
+        widest = widen(lifted).view(n, S, -1).max(1).values  # one point a channel gets the gradient
+        weight_global, weight_local = mix.weight.chunk(2, dim=1)
+        with torch.autocast(points.device.type, enabled=False):
+            # the local half reads what `widen` gives linearly: one layer of 128 -> 512 in place of two
+            weight_both, bias_both = weight_local @ widen.weight, mix.bias + weight_local @ widen.bias
+        of_patch = F.linear(widest, weight_global, bias_both)  # once a patch
+        mixed = (F.linear(lifted, weight_both).view(n, S, -1) + of_patch.unsqueeze(1)).flatten(0, 1)
+        for layer in norm:
+            mixed = layer(mixed)
+        return last(mixed).view(n, S, -1).max(1).values
 
     def _takes_fast_way(self, points: Tensor) -> bool:
         is_plain = torch.is_autocast_enabled(points.device.type) or torch.compiler.is_compiling()

@@ -108,6 +108,9 @@ def evaluate(
         str | None, advanced("--ranges", metavar="0-20,20-50", help="Metres: the numbers again for boxes so far away.")
     ] = None,
     pseudo: Annotated[bool, advanced("--pseudo", help="nuScenes: the boxes are labels, not detections.")] = False,
+    min_score: Annotated[
+        float | None, advanced("--min-score", metavar="X", help="With --pseudo: boxes below X are no labels.")
+    ] = None,
     loose: Annotated[bool, advanced("--loose", help="KITTI: the lower overlaps 0.5 and 0.25 in bev and 3d.")] = False,
     train: Annotated[
         Path | None, advanced("--train", metavar="FILE", help="svm: features and labels to train on.")

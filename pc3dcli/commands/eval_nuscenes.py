@@ -6,6 +6,7 @@ The rules of the numbers are in `metrics/nuscenes_*.py` and evaluation.md sectio
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from pc3dcli.commands.eval_nuscenes_boxes import Predictions, ReadRules, read_pr
 from pc3dcli.commands.eval_nuscenes_result import Scored, evaluation_of
 from pc3dcli.commands.eval_nuscenes_result import metric_names as result_names
 from pc3dcli.commands.evaluation import Entries, Evaluation, Request, check_partners, named, parse_ranges
-from pc3dcli.errors import InputError
+from pc3dcli.errors import InputError, UsageError
 from pc3dcli.formats.nuscenes_splits import split_scenes
 from pc3dcli.formats.nuscenes_tables import TABLES, Annotations, Samples, TableReader, find_tables
 from pc3dcli.formats.result_json import file_sha256
@@ -34,7 +35,10 @@ PRESETS = {
     "nuscenes": "nuScenes detection, configuration CVPR 2019; a class without annotations has AP 0 and errors 1",
     "nuscenes-present": "the same, classes without annotations left out of the means",
 }
-OPTIONS = frozenset(("split", "ranges", "pseudo", "per_scene", "bootstrap", "seed", "allow_missing", "allow_truncated"))
+OPTIONS = frozenset(
+    ("split", "ranges", "pseudo", "min_score", "per_scene", "confusion", "bootstrap", "seed", "allow_missing",
+     "allow_truncated")
+)  # fmt: skip
 DEFAULT_RANGES = "0-20,20-30,30-50"  # metres, evaluation.md section 9
 MANUAL = """\
 Ground truth is a folder of nuScenes tables (scene.json, sample.json, sample_annotation.json and seven more; neither
@@ -62,7 +66,9 @@ Preset nuscenes equals the public kit: classes that do not occur count with AP 0
 exactly 0 do not extend the recall over which errors are averaged, and annotations given as predictions need not score
 1. nuscenes-present leaves absent classes out. --ranges scores again only boxes, of both sides, in each range of
 distance, which takes the place of the ranges of classes. --pseudo calls nds nds_pseudo and adds, by class and range,
-recall and precision at 1 m and 2 m and the share of annotations that got exactly one box.
+recall and precision at 1 m and 2 m and the share of annotations that got exactly one box; with --min-score X boxes of
+a lower score are no labels and are left out of every number. --confusion (ours) matches whatever the classes, the best
+score first, centres nearer than 2 m, from the score on at which each class has its largest F1 at 2 m.
 
 Which published numbers compare: mAP and NDS of the nuScenes detection leaderboard and of papers on its validation
 split with preset nuscenes and --split val. Numbers of trackers and of the LiDAR-segmentation task do not compare.
@@ -70,8 +76,13 @@ split with preset nuscenes and --split val. Numbers of trackers and of the LiDAR
 
 
 def metric_names(request: Request) -> list[str]:
-    """Return the metrics that --fail-under knows; raises UsageError when --ranges is malformed."""
+    """Return the metrics that --fail-under knows; raises UsageError for options that do not fit."""
     _ranges(request)
+    min_score = request.options["min_score"]
+    if min_score is not None and not request.options["pseudo"]:
+        raise UsageError("--min-score is for labels", hint="pass --pseudo, which calls the numbers as such")
+    if min_score is not None and not math.isfinite(min_score):
+        raise UsageError(f"--min-score {min_score}: expected a finite number")
     return result_names(request.options["pseudo"])
 
 
@@ -94,6 +105,8 @@ def run(request: Request) -> Evaluation:
     index = {token: number for number, token in enumerate(samples.tokens)}
     boxes = predictions.boxes(index)
     predictions.columns, num_boxes = {}, len(boxes)
+    if request.options["min_score"] is not None:
+        boxes = boxes.take(boxes.score >= request.options["min_score"])
     boxes = boxes.take(scoring_order(boxes.score))
     ego = samples.ego_center[:, :2]
     truth, racks = _truth(annotations)

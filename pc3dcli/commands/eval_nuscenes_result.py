@@ -15,13 +15,14 @@ from pc3dcli.commands.evaluation import (
     Request,
     Table,
     base_result,
+    confusion_cells,
     has_intervals,
     shown,
     warning_records,
 )
 from pc3dcli.formats.nuscenes_tables import Samples
 from pc3dcli.formats.result_names import shown_name
-from pc3dcli.metrics import nuscenes_detection
+from pc3dcli.metrics import nuscenes_detection, nuscenes_extras
 from pc3dcli.metrics.bootstrap import percentile_interval
 from pc3dcli.metrics.nuscenes_boxes import CLASSES, DISTANCES, ego_distance
 from pc3dcli.metrics.nuscenes_detection import ERRORS, Matched, Scores, class_scores
@@ -97,6 +98,8 @@ def _result(scored: Scored, scores: Scores, warnings: set[tuple[str, str, str]])
     }
     if request.options["per_scene"] or request.has_digest:
         result["per_scene"] = _per_scene(scored)
+    if request.options["confusion"] or request.has_digest:
+        result["confusion"] = confusion_cells(nuscenes_extras.confusion(scored.found), [*CLASSES, None])
     if request.options["bootstrap"]:
         result["intervals"] = _intervals(scored, warnings)
     return result | {"warnings": warning_records(warnings)}
@@ -107,6 +110,7 @@ def _options(scored: Scored) -> dict:
     return {
         "allow_missing": options["allow_missing"],
         "bootstrap": options["bootstrap"],
+        "min_score": options["min_score"],
         "pseudo": options["pseudo"],
         "ranges": ",".join(scored.ranges),
         "seed": options["seed"] if options["bootstrap"] else None,
@@ -230,8 +234,10 @@ def _class_table(result: dict) -> Table:
 def _footnote(result: dict, scored: Scored) -> str:
     counts = result["counts"]
     absent = "are left out of the means" if scored.skips_absent else "have AP 0 and errors 1"
+    min_score = scored.request.options["min_score"]
+    low = "" if min_score is None else f"of a score below {min_score:g}, "
     return (
         f"{result['preset']}: CVPR 2019 ranges of classes and distances; classes without annotations {absent}\n"
-        f"ignored {counts['ignored_pred']} of {counts['pred']} boxes: out of the range of their class, or in a rack; "
-        "in a range of distance the ranges of classes do not apply"
+        f"ignored {counts['ignored_pred']} of {counts['pred']} boxes: {low}out of the range of their class, or in a "
+        "rack; in a range of distance the ranges of classes do not apply"
     )

@@ -109,6 +109,29 @@ def test_pseudo_labels_have_another_name(world, score):
     assert score("--fail-under", "MAP=0").code == 0
 
 
+def test_boxes_below_min_score_are_no_labels(world, score):
+    low = score("--json", "-q", "--pseudo", "--min-score", "0.5", "--no-provenance")
+    assert low.out != score("--json", "-q", "--pseudo", "--no-provenance").out
+    assert "of a score below 0.5, out of the range" in score("--pseudo", "--min-score", "0.5").out
+    for boxes in world.results.values():
+        boxes[:] = [box for box in boxes if box["detection_score"] >= 0.5]
+    world.save()
+    assert score("--json", "-q", "--pseudo", "--no-provenance").out == low.out
+    assert score("--min-score", "0.5").code == 2 and score("--pseudo", "--min-score", "nan").code == 2
+
+
+def test_confusion(world, score):
+    records = score("--json", "-q", "--confusion").of("metric")
+    cells = {(r["class"], r["predicted"]): r["value"] for r in records if r["name"] == "confusion"}
+    counts = {r["class"]: r["count"] for r in records if r["name"] == "ap" and "class" in r and "count" in r}
+    for label, count in counts.items():
+        assert sum(value for (truth, _), value in cells.items() if truth == label) == count
+    assert any(truth == predicted for truth, predicted in cells) and (None, None) not in cells
+    assert "confusion" in score("--confusion").out and "confusion" not in score().out
+    score("--report", "out", "-q")
+    assert json.loads(Path("out/result.json").read_text())["confusion"]
+
+
 def test_bootstrap(world, score):
     first, again = (score("--json", "-q", "--bootstrap", "20", "--seed", "4").out for _ in range(2))
     assert first == again

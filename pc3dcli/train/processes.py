@@ -41,7 +41,7 @@ def make_fabric(device: str = "auto") -> Fabric:
         return Fabric(accelerator=kind, devices=[int(number)] if number and kind == "cuda" else 1)
     here = int(os.environ["LOCAL_WORLD_SIZE"])
     nodes = TorchElasticEnvironment().world_size() // here
-    fabric = Fabric(accelerator=kind, devices=here, num_nodes=nodes, strategy=DDPStrategy(find_unused_parameters=True))
+    fabric = Fabric(accelerator=kind, devices=here, num_nodes=nodes, strategy=DDPStrategy(static_graph=True))
     fabric.launch()
     return fabric
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A learner and data as small as can be, with all that makes a run hard to repeat: dropout, EMA, batch statistics.
 
-Run as a script it trains into a folder:  python tests/train/tiny.py OUT [--epochs N] [--die-at STEP] [--nan-at STEP]
+Run as a script it trains into a folder:  python tests/train/tiny.py OUT [--die-at STEP] [--nan-at STEP] [--plain]
 """
 
 from __future__ import annotations
@@ -51,20 +51,22 @@ class TinyData:
 class TinyLearner(nn.Module):
     """Predict the sum of four numbers."""
 
-    def __init__(self, *, nan_at: int | None = None, die_at: int | None = None) -> None:
+    def __init__(self, *, nan_at: int | None = None, die_at: int | None = None, is_plain: bool = False) -> None:
+        """is_plain: nothing that differs between one process and two; one layer never gets a gradient."""
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(0)
             layers = nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 1)
-            self.student = nn.Sequential(*layers)
+            self.student = nn.Sequential(layers[0], *(layers[2:3] if is_plain else layers[1:4]), layers[4])
+            self.unused = nn.Linear(2, 2)
         self.average = copy.deepcopy(self.student).requires_grad_(False)
         self.register_buffer("steps_seen", torch.zeros((), dtype=torch.int64))
-        self.nan_at, self.die_at = nan_at, die_at
+        self.nan_at, self.die_at, self.noise = nan_at, die_at, 0.0 if is_plain else 0.1
 
     def training_loss(self, batch: TinyBatch, at: Position) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         if at.step == self.die_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        noise = 0.1 * torch.randn(batch.clouds.shape, generator=at.generator)
+        noise = self.noise * torch.randn(batch.clouds.shape, generator=at.generator)
         error = self.student(batch.clouds + noise)[:, 0] - batch.clouds.sum(1)
         loss = error.square().mean()
         if at.step == self.nan_at:
@@ -90,11 +92,12 @@ def tiny_run(out: Path, config: TrainConfig, *, force: bool = False) -> Run:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
-    for name in ("--epochs", "--die-at", "--nan-at"):
+    for name in ("--die-at", "--nan-at"):
         parser.add_argument(name, type=int)
+    parser.add_argument("--plain", action="store_true")
     options = parser.parse_args()
-    config = TrainConfig(epochs=options.epochs or 3, batch_size=4, lr=1e-2, checkpoint_every=1)
-    learner = TinyLearner(die_at=options.die_at, nan_at=options.nan_at)
+    config = TrainConfig(epochs=3, batch_size=4, lr=1e-2, checkpoint_every=1)
+    learner = TinyLearner(die_at=options.die_at, nan_at=options.nan_at, is_plain=options.plain)
     train(learner, TinyData(), config, tiny_run(options.out, config))
 
 

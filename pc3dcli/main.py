@@ -50,6 +50,7 @@ COMMANDS = {
     "track2d": "track2d",
     "lift3d": "lift3d",
     "pretrain": "pretrain",
+    "mask-score": "mask_score",
     "distill": "distill",
     "segment": "segment",
     "demo": "demo",
@@ -123,7 +124,7 @@ def application(names: Iterable[str] = COMMANDS) -> typer.Typer:
     )
     program.callback()(pc3d)
     for name in names:
-        module = importlib.import_module(f"pc3dcli.commands.{name}")
+        module = importlib.import_module(f"pc3dcli.commands.{name.replace('-', '_')}")
         program.command(name, cls=Command, epilog=f"Manual: man pc3d-{name}")(getattr(module, COMMANDS[name]))
     return program
 

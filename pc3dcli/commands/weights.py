@@ -183,6 +183,8 @@ def _released_config(released: dict[str, Tensor], base: str, kind: str) -> dict[
     found |= {"dim": len(norms[0])} if norms else {}
     if kind == "pretrain":
         found["decoder_depth"] = _count(released, r"MAE_decoder\.blocks\.(\d+)\.")
+        if "mask_token_loss_pred" in released:  # GeoMask3D's complexity head
+            found["gc_depth"] = _count(released, r"MAE_decoder_loss_pred\.blocks\.(\d+)\.")
         if "increase_dim.0.weight" in released:
             found["patch_size"] = len(released["increase_dim.0.weight"]) // 3
     elif kind == "parts":  # notes 2.3

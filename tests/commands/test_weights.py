@@ -9,6 +9,7 @@ import torch
 
 from pc3dcli.commands.weights import (
     base_config,
+    base_tensors,
     downstream_model,
     new_downstream,
     open_weights,
@@ -91,7 +92,7 @@ def test_released_point_mae(tmp_path, layout):
     torch.save(mae_files()[layout], tmp_path / "x.pth")
     config, tensors = open_weights(tmp_path / "x.pth")
     assert (config["base"], config["kind"], config["method"]) == ("point-mae", "pretrain", "released")
-    expected = mae().state_dict()
+    expected, tensors = mae().state_dict(), base_tensors(tensors)
     assert tensors.keys() == expected.keys() and all(torch.equal(tensors[name], expected[name]) for name in expected)
     model, _ = pretrained_model(tmp_path / "x.pth", "a test")
     assert model.config == MAE and not model.training

@@ -2,8 +2,11 @@
 """Names of released Point-MAE checkpoints and of GeoMask3D's on Point-MAE, and ours.
 
 Pang-Yatian/Point-MAE: 209 tensors for pretraining, 174 for classification.  AliBahri94/GM3D: the same, but for a final
-norm called `norm_p` and parts that our base model does not have.  Layers that act on every token alone are
-convolutions of width 1 there and linear here.  No departures.
+norm called `norm_p`, a complexity head and parts that nothing uses.  Layers that act on every token alone are
+convolutions of width 1 there and linear here.
+
+*Departures*: the score of the released head is the mean of 384 outputs of a linear layer, which is one output here,
+without its bias: scores are compared with each other only.
 """
 
 from __future__ import annotations
@@ -38,20 +41,31 @@ NAMES = {
 }
 GM3D_NORM = {"pretrain": "MAE_encoder.norm", "classify": "norm", "parts": "norm"}  # called norm_p there
 GM3D_POINT_HEAD = "increase_dim_just_network_without_feature.0."
-GM3D_ONLY = ("norm_p.", "mask_token_loss_pred", "MAE_decoder_loss_pred.", "increase_dim_2.", GM3D_POINT_HEAD)
-CONVOLUTIONS = ("first_conv", "second_conv", "increase_dim", "label_conv", "mlp_convs", "head.convs")
+GM3D_SCORE = "increase_dim_2.3."  # the layer whose outputs are averaged
+GM3D_UNUSED = ("norm_p.", f"{GM3D_SCORE}bias", GM3D_POINT_HEAD)
+GM3D_HEAD = {
+    "mask_token_loss_pred": "gc_head.mask_token",
+    "MAE_decoder_loss_pred.blocks.": "gc_head.blocks.blocks.",
+    "MAE_decoder_loss_pred.norm.": "gc_head.norm.",
+    "increase_dim_2.": "gc_head.score.",
+}
+CONVOLUTIONS = ("first_conv", "second_conv", "increase_dim", "label_conv", "mlp_convs", "head.convs", "gc_head.score")
 
 
 def from_released(tensors: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
     """Rename the tensors of a released checkpoint to ours.
 
-    kind    "pretrain", "classify" or "parts"; of a GeoMask3D pretraining the base model is taken
+    kind    "pretrain", "classify" or "parts"; the complexity head of a GeoMask3D pretraining becomes gc_head.*
     raises  WeightsError naming what belongs to no such model; names that lack and shapes are for the loader to see
     """
-    released = _without_gm3d({name.removeprefix("module."): value for name, value in tensors.items()}, kind)
+    released = {name.removeprefix("module."): value for name, value in tensors.items()}
+    norm, names = GM3D_NORM[kind], NAMES[kind]
+    if f"{norm}_p.weight" in released and f"{norm}.weight" not in released:
+        released = _of_gm3d(released, norm, kind)
+        names = names | GM3D_HEAD if kind == "pretrain" else names
     ours, foreign = {}, []
     for name, value in released.items():
-        renamed = _replace_beginning(name, NAMES[kind])
+        renamed = _replace_beginning(name, names)
         if renamed is None:
             foreign.append(name)
         else:
@@ -73,20 +87,19 @@ def to_released(tensors: dict[str, Tensor], kind: str = "pretrain") -> dict[str,
     return released
 
 
-def _without_gm3d(released: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
-    """Rename and leave out what GeoMask3D's models have beyond those of Point-MAE; others come back as they are."""
-    norm = GM3D_NORM[kind]
-    if f"{norm}_p.weight" not in released or f"{norm}.weight" in released:
-        return released
+def _of_gm3d(released: dict[str, Tensor], norm: str, kind: str) -> dict[str, Tensor]:
+    """Name the final norm of a GeoMask3D model as Point-MAE does, average its score, leave out what nothing uses."""
     kept = {}
     for name, value in released.items():
         if name.startswith(f"{norm}_p."):
             name = f"{norm}.{name.rpartition('.')[2]}"
-        elif kind == "pretrain" and name.startswith(GM3D_ONLY):
+        elif kind == "pretrain" and name == f"{GM3D_SCORE}weight":
+            value = value.mean(0, keepdim=True)
+        elif kind == "pretrain" and name.startswith(GM3D_UNUSED):
             head = "increase_dim.0." + name.removeprefix(GM3D_POINT_HEAD)
             if not name.startswith(GM3D_POINT_HEAD) or head in released:
-                continue  # the complexity head, a norm that nothing uses, or the point head of another mode
-            name = head
+                continue
+            name = head  # the point head of another mode, and the only one
         kept[name] = value
     return kept
 

@@ -68,6 +68,9 @@ def distill(
     scratch: Annotated[
         bool, advanced("--scratch", help="Take the network of --init but not its weights: the baseline.")
     ] = False,
+    predict: Annotated[
+        bool, advanced("--predict", help="Train nothing, predict with --init: weights that have a head.")
+    ] = False,
     recipe: Annotated[
         Literal["baseline", "gm3d"],
         advanced("--recipe", metavar="NAME", help="Settings of the base model's code, or of GeoMask3D's: gm3d."),
@@ -111,6 +114,8 @@ def distill(
         raise UsageError("distill needs a place for weights and predictions", hint="add --out runs/name")
     if dry_run:
         _estimate(found)
+    elif predict:
+        _predict(ctx, found, out)
     elif found.folds is not None:
         _run_folds(ctx, found, out)
     else:
@@ -133,6 +138,18 @@ def _run(ctx: typer.Context, found: Job, out: Path) -> None:
         reporter.finished(result.steps, result.new_steps, out)
         if not ctx.params["json"]:
             print(out / "model.safetensors")
+
+
+def _predict(ctx: typer.Context, found: Job, out: Path) -> None:
+    """Write predictions of weights that are trained, and print where they are."""
+    from pc3dcli.commands import finetune_run
+    from pc3dcli.errors import UsageError
+
+    path = out / finetune_run.PREDICTIONS
+    if path.exists() and not ctx.params["force"]:
+        raise UsageError("exists", file=path, hint="pass --force to redo it, or name another --out")
+    finetune_run.predict(found.plan, path)
+    print(path)
 
 
 def _run_folds(ctx: typer.Context, found: Job, out: Path) -> None:

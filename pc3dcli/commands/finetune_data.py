@@ -56,12 +56,18 @@ def open_splits(path: Path, dataset: str, method: str, names: tuple[str, str]) -
     return Splits(train, test)
 
 
-def check_classes(description: dict, shapes: ShapeSet, path: Path) -> None:
-    """Raise InputError when weights with a head were trained on other classes than those of the shapes."""
-    known, found = list(description.get("classes") or ()), list(shapes.class_names)
-    if known != found and not (all(name.isdecimal() for name in known) and len(known) == len(found)):
-        counts = f"{len(found)} classes ({', '.join(found[:3])}, ...)"
-        raise InputError(f"found {counts}, the weights know {len(known)} ({', '.join(known[:3])}, ...)", file=path)
+def check_classes(description: dict, shapes: ShapeSet) -> None:
+    """Raise InputError when weights with a head know other classes than those of the shapes.
+
+    Released weights know how many there are, not their names.
+    """
+    known, found = list(description.get("classes") or CATEGORIES), list(shapes.class_names)
+    is_unnamed = description["method"] == "released" and description["kind"] == "classify"
+    if known != found and not (is_unnamed and len(known) == len(found)):
+        names = [
+            f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" for names in (found, known)
+        ]
+        raise InputError(f"found classes {names[0]}, the weights know {names[1]}", file=shapes.root)
 
 
 def train_sampling(shapes: ShapeSet, method: str, num_points: int, augment: str, min_points: int) -> BatchConfig:

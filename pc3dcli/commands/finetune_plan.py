@@ -38,7 +38,7 @@ def job(ctx: typer.Context) -> Job:
 
     raises  UsageError for options that do not fit together; InputError, FormatError and WeightsError for inputs
     """
-    from pc3dcli.commands.finetune_data import open_splits
+    from pc3dcli.commands.finetune_data import check_classes, open_splits
     from pc3dcli.commands.finetune_run import Plan
     from pc3dcli.commands.weights import need_kind, open_weights
 
@@ -46,7 +46,8 @@ def job(ctx: typer.Context) -> Job:
     _check_options(options)
     init = open_weights(options["init"]) if options["init"] else None
     if init:
-        need_kind(init[0], ("pretrain",), options["init"], "--init")
+        kind = options["method"] if options["predict"] else "pretrain"
+        need_kind(init[0], (kind,), options["init"], "--predict" if options["predict"] else "--init")
     base = options["base"] or (init[0]["base"] if init else "point-mae")
     if init and init[0]["base"] != base:
         raise UsageError(f"--base {base}: the weights of --init are of {init[0]['base']}")
@@ -54,11 +55,16 @@ def job(ctx: typer.Context) -> Job:
     folds = _folds(options, splits)
     training, finetune, model = _configs(ctx, base, init, splits, folds)
     description = _description(options["method"], base, model, finetune, splits)
+    if options["predict"]:
+        check_classes(init[0], splits.test)
+        description = {name: value for name, value in description.items() if name != "parts"} | init[0]
+        description["config"] = dataclasses.asdict(model)
     plan = Plan(
         method=options["method"],
         splits=splits,
         description=description,
         init=init[1] if init and not options["scratch"] else None,
+        init_file=options["init"],
         finetune=finetune,
         training=training,
         protocol=options["protocol"],
@@ -85,6 +91,10 @@ def _check_options(options: dict[str, Any]) -> None:
         raise UsageError(f"{'--votes' if options['votes'] else '--few-shot and --folds'}: not with --method parts")
     if is_few and options["votes"]:
         raise UsageError("--votes: not with few-shot folds")
+    if options["predict"] and options["init"] is None:
+        raise UsageError("--predict needs --init, weights of this command or a fine-tuned release")
+    if options["predict"] and (options["scratch"] or is_few or options["protocol"] == "official"):
+        raise UsageError("--predict trains nothing: not with --scratch, folds or --protocol official")
     if options["scratch"] and options["init"] is None:
         raise UsageError("--scratch leaves out the weights of --init: without --init nothing is pretrained")
 
@@ -126,7 +136,9 @@ def _configs(
     is_scan = splits.train.is_raw
     beside, training = recipe(task, base, options["recipe"], is_scan=is_scan)
     pretrained = base_config(base, init[0]["config"] if init else {}, options["init"])
-    fields = downstream_fields(task, base, dataclasses.asdict(pretrained), is_scan=is_scan)
+    fields = dataclasses.asdict(pretrained)
+    if not options["predict"]:
+        fields = downstream_fields(task, base, fields, is_scan=is_scan)
     model = base_config(base, fields, options["init"])
     defaults = (TrainConfig(**training), FinetuneConfig(**beside), model)
     found = settings.configure(ctx, *defaults)

@@ -21,6 +21,7 @@ from pc3dcli.commands.finetune_data import Splits, category_logits, test_samplin
 from pc3dcli.commands.shape_network import BATCH, run_network, smallest_cloud, usable_device
 from pc3dcli.commands.weights import base_tensors, new_downstream
 from pc3dcli.datasets.shape_batches import BatchConfig, ShapeData
+from pc3dcli.errors import WeightsError
 from pc3dcli.nn.model_files import read_model
 from pc3dcli.nn.weights import load_exactly
 from pc3dcli.papers.geomask3d.finetune import Finetuning, predict_classes, predict_parts
@@ -42,7 +43,8 @@ class Plan:
 
     method       classify or parts
     description  of the weights, for config.json
-    init         tensors of a pretrained base model; None trains from scratch
+    init         tensors of a pretrained base model, to predict those of a trained one; None trains from scratch
+    init_file    where they come from
     protocol     fair: predictions of the last epoch; official: of every epoch
     votes        repeats of the vote, 0 for none
     """
@@ -56,6 +58,7 @@ class Plan:
     protocol: str = "fair"
     votes: int = 0
     device: str = "auto"
+    init_file: Path | None = None
 
     @property
     def num_points(self) -> int:
@@ -75,6 +78,8 @@ def run(plan: Plan, folder: RunFolder, report: Reporter | None = None) -> Result
     if not is_old:
         tester.read_all()  # a shape that cannot be used is found before hours of training, not after
         predictions.unlink(missing_ok=True)  # of other weights
+        if folder.force or not folder.checkpoint.exists():
+            shutil.rmtree(folder.path / EPOCHS, ignore_errors=True)
     result = train(
         learner,
         data,
@@ -89,6 +94,14 @@ def run(plan: Plan, folder: RunFolder, report: Reporter | None = None) -> Result
         learner.to(usable_device(plan.device))
         tester.write(learner.model, predictions)
     return result
+
+
+def predict(plan: Plan, path: Path) -> None:
+    """Write the predictions of a trained model; raises WeightsError for tensors that are not of the plan's model."""
+    model = new_downstream(plan.description, plan.init_file)
+    load_exactly(model, plan.init, file=plan.init_file, kind=f"a {plan.description['base']} to {plan.method}")
+    model.eval().to(usable_device(plan.device))
+    Tester(plan, path.parent, smallest_cloud(model.config)).write(model, path)
 
 
 def measure(plan: Plan, folds: Folds | None) -> tuple[Measured, int]:
@@ -121,7 +134,10 @@ def _model(plan: Plan) -> nn.Module:
         torch.manual_seed(plan.training.seed)
         model = new_downstream(plan.description)
     if plan.init is not None:
-        model.load_pretrained(base_tensors(plan.init))
+        try:
+            model.load_pretrained(base_tensors(plan.init))
+        except WeightsError as error:
+            raise WeightsError(error.message, file=plan.init_file, hint=error.hint) from None
     return model
 
 

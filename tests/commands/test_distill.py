@@ -86,6 +86,42 @@ def test_official_predictions_are_of_every_epoch(run):
     assert fair["oa"] == found["oa"]  # looking at the test split changes nothing
 
 
+def test_trained_weights_predict_without_training(run):
+    distill(run, "shapes", "--init", "mae", "--out", "trained", "--epochs", "1")
+    result = run("distill", "shapes", "--init", "trained", "--predict", "--out", "told", "--device", "cpu")
+    assert result.code == 0 and result.out == "told/predictions.npz\n", result.err
+    first, again = np.load("trained/predictions.npz"), np.load("told/predictions.npz")
+    np.testing.assert_allclose(again["logits"], first["logits"], atol=1e-6)
+    result = run("distill", "shapes", "--init", "trained", "--predict", "--out", "told", "--device", "cpu")
+    assert result.code == 2 and "--force" in result.err
+    with np.load("shapes/test.npz") as arrays:
+        other = dict(arrays) | {"class_names": arrays["class_names"][:11], "label": arrays["label"] % 11}
+    np.savez("eleven.npz", **other)
+    command = ("distill", "eleven.npz", "--split", "all,all", "--init", "trained", "--predict", "--out", "x")
+    result = run(*command)
+    assert result.code == 4 and "found classes 11" in result.err and "know 12" in result.err
+    assert run("distill", "shapes", "--init", "mae", "--predict", "--out", "x").code == 4
+    assert run("distill", "shapes", "--predict", "--out", "x").code == 2
+
+
+def test_a_released_classifier_predicts(run):
+    """What shapes of tensors do not tell of the network is set by -D where it is not as its authors had it."""
+    import torch
+
+    from pc3dcli.commands.weights import downstream_model
+    from pc3dcli.papers.geomask3d.point_mae_released import to_released
+
+    distill(run, "shapes", "--init", "mae", "--out", "ours", "--epochs", "1")
+    model, _ = downstream_model("ours", "classify", "a test")
+    torch.save({"base_model": to_released(model.state_dict(), "classify")}, "released.pth")
+    sizes = ("-D", "num_points=64", "-D", "num_patches=8", "-D", "patch_size=8", "-D", "heads=2")
+    result = run("distill", "shapes", "--init", "released.pth", "--predict", "--out", "theirs", *sizes)
+    assert result.code == 0, result.err
+    np.testing.assert_allclose(
+        np.load("theirs/predictions.npz")["logits"], np.load("ours/predictions.npz")["logits"], atol=1e-5
+    )
+
+
 def test_the_weights_of_init_matter_and_scratch_leaves_them_out(run):
     logits, rate = {}, ("-D", "schedule=iteration", "-D", "lr=1e-2")  # by epochs the first two are warmup
     for name, options in {"w": (), "s": ("--scratch",), "lr": rate, "seed": ("--seed", "3")}.items():

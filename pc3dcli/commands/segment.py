@@ -197,7 +197,7 @@ def _tensor(part: np.ndarray, context: Context) -> dict:
         return {"file": context.side.relative(".safetensors")} | about
     if 4 * len(part) > 1 << 16:
         raise InputError(f"parts of {len(part)} points do not fit a record", hint="add --out parts/")
-    return about | {"values": part.tolist()}
+    return about | {"data": part.tolist()}
 
 
 def _write_files(xyz: np.ndarray, part: np.ndarray, settings: Settings, context: Context) -> None:

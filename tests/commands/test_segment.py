@@ -54,7 +54,7 @@ def test_records(run):
     xyz = read_cloud(Path("clouds/Cap/a.ply")).xyz
     assert scenes[1]["num_points"] == 150 and scenes[1]["xyz_sha256"] == xyz_sha256(xyz)
     assert [record["kind"] for record in labels] == ["parts"] * 3 and labels[1]["category"] == "Cap"
-    assert set(labels[0]["tensor"]["values"]) <= {4, 5} and set(labels[1]["tensor"]["values"]) <= {6, 7}
+    assert set(labels[0]["tensor"]["data"]) <= {4, 5} and set(labels[1]["tensor"]["data"]) <= {6, 7}
     assert labels[1]["tensor"]["shape"] == [150] and len(labels[1]["classes"]) == 50
     assert run(*COMMAND, "clouds").out == result.out  # the same bytes again
     assert result.of("program")[0]["weights"]["weights"].startswith("sha256:")
@@ -71,7 +71,7 @@ def test_files(run):
     np.testing.assert_array_equal(cloud.extra["label"], part)
     np.testing.assert_array_equal(cloud.xyz, read_cloud(Path("clouds/Cap/a.ply")).xyz)
     np.testing.assert_array_equal(np.load("pred/Cap/a.npz")["pred"], part)
-    direct = [r["tensor"]["values"] for r in run(*COMMAND, "clouds").of("labels3d") if r["scene"] == "Cap/a"]
+    direct = [r["tensor"]["data"] for r in run(*COMMAND, "clouds").of("labels3d") if r["scene"] == "Cap/a"]
     assert direct == [part.tolist()]
     stamp = Path("pred/Cap/a.npz").stat().st_mtime_ns
     assert run(*COMMAND, "clouds", "--out", "pred", "--write", "ply,npz").code == 0
@@ -93,7 +93,7 @@ def test_eval_reads_the_folder(run, write):
 
 def test_options(run):
     bag = run(*COMMAND, "clouds/Cap/a.ply", "--category", "bag").of("labels3d")[0]
-    assert bag["category"] == "Bag" and set(bag["tensor"]["values"]) <= {4, 5}
+    assert bag["category"] == "Bag" and set(bag["tensor"]["data"]) <= {4, 5}
     assert len(run(*COMMAND, "clouds", "--limit", "2").of("scene")) == 2
     assert len(run(*COMMAND, "clouds", "--shard", "1/2").of("scene")) == 2
     assert "labels3d" not in run(*COMMAND, "clouds", "--dry-run").out

@@ -6,15 +6,18 @@ The rules of the numbers are in `metrics/miou.py` and evaluation.md section 2.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from pc3dcli.commands.eval_semantic_predictions import FileLabels, StreamLabels, label_files, stream_labels
 from pc3dcli.commands.evaluation import Evaluation, Request, check_partners
 from pc3dcli.commands.label_scores import LabelScores, evaluation_of, keep_freed_memory
 from pc3dcli.commands.label_scores import metric_names as result_names
+from pc3dcli.commands.pairing import Pairing
 from pc3dcli.errors import FormatError, InputError, UsageError
-from pc3dcli.formats import semantic_labels
+from pc3dcli.formats import scannet_aggregation, semantic_labels
 from pc3dcli.formats.class_lists import ClassList, grouped_classes, semantic_classes
 from pc3dcli.formats.scannet_instances import find_vertex_mask, read_vertex_mask
 from pc3dcli.metrics import miou
@@ -25,11 +28,15 @@ PRESETS = {
     "scannetpp": "classes by position in --classes, up to three labels a vertex, top-1 and top-3",
 }
 OPTIONS = frozenset(
-    ("classes", "vertex_masks", "groups", "per_scene", "confusion", "bootstrap", "seed", "allow_missing")
-)
+    ("classes", "vertex_masks", "groups", "per_scene", "confusion", "bootstrap", "seed", "allow_missing",
+     "allow_truncated")
+)  # fmt: skip
 MANUAL = """\
 Files hold one label id a vertex and are called as the scene, <scene>.txt. Ground truth may also be a folder of
-ScanNet scans with <scene>_vh_clean_2.labels.ply (preset scannet; those files hold NYU40 ids).
+ScanNet scans with <scene>_vh_clean_2.labels.ply (preset scannet; those files hold NYU40 ids), or with
+<scene>.aggregation.json, the segs.json it belongs to and scannetv2-labels.combined.tsv (both presets of ScanNet).
+Predictions may be a stream or an --out folder with one labels3d record of kind semantic a scene: one label a point,
+or a row of several, best first; label ids, or positions in the record's own classes, which are names.
 
 Presets scannet and scannet200: vertices whose ground truth is not in the list of classes are not scored. A
 prediction outside the list is a miss for the true class and a false positive for no class. The IoU of a class is tp
@@ -67,24 +74,38 @@ def run(request: Request) -> Evaluation:
     if not request.gt.exists():
         raise InputError("no such file or folder", file=request.gt)
     truth = semantic_labels.find_label_files(request.gt)
-    predicted = semantic_labels.find_predictions(request.predictions)
-    missing = check_partners(truth, predicted, request.gt, allow_missing=request.options["allow_missing"])
+    pairing = Pairing(truth.keys(), request.gt, request.options["allow_missing"])
     scorer = _TopScorer(request, scores) if request.preset == "scannetpp" else _Scorer(request, scores)
     keep_freed_memory()
-    for number, (scene, path) in enumerate(truth.items(), 1):
-        scorer.add(scene, path, predicted.get(scene))
-        request.progress(scene, number, len(truth))
-    scores.warnings |= {("missing-scene", scene, "scored as a scene without predictions") for scene in missing}
-    scores.num_scored = len(predicted)
-    root = request.gt if request.gt.is_dir() else request.gt.parent
-    scores.truth_files |= {path.relative_to(root).as_posix(): path for path in truth.values()}
-    scores.prediction_files = {path.name: path for path in predicted.values()}
+    for number, found in enumerate(_predictions(request, pairing, scorer.classes), 1):
+        is_taken = pairing.accepts(found.scene, is_ok=found.is_ok, programs=found.programs)
+        if is_taken and found.has_labels:  # a stream may name a scene again, with other records
+            scorer.add(found.scene, truth[found.scene], found)
+            pairing.scored.add(found.scene)
+        request.progress(found.scene, number, len(truth))
+    missing = pairing.missing()
+    for scene in missing:
+        scorer.add(scene, truth[scene], None)
+    scores.counts = dict(sorted(scores.counts.items()))
+    scores.warnings |= pairing.warnings_of(missing)
+    scores.num_scored, scores.programs = len(pairing.scored), list(pairing.programs.values())
     options = {
         "classes": scorer.classes.source,
         "groups": request.options["groups"] and request.options["groups"].name,
         "vertex_masks": request.options["vertex_masks"] is not None,
     }
     return evaluation_of(scores, request, options, _footnote(request, scores))
+
+
+def _predictions(request: Request, pairing: Pairing, classes: ClassList) -> Iterator[FileLabels | StreamLabels]:
+    """Yield the scenes of the predictions; those of a folder are compared with the ground truth before any is read."""
+    files = label_files(request.predictions)
+    if files is None:
+        is_cut = request.options["allow_truncated"]
+        yield from stream_labels(request.predictions, classes, allow_truncated=is_cut)
+        return
+    check_partners(pairing.truth, files, request.gt, allow_missing=pairing.allow_missing)
+    yield from (FileLabels(scene, path) for scene, path in files.items())
 
 
 def preset_classes(request: Request) -> ClassList:
@@ -123,19 +144,30 @@ class _Scorer:
         self.request, self.scores = request, scores
         self.classes = preset_classes(request)
         self.table = miou.label_table(self.classes.ids)
+        self.root = request.gt if request.gt.is_dir() else request.gt.parent
+        column = "id" if request.preset == "scannet200" else "nyu40id"
+        self.annotations = scannet_aggregation.Annotations(self.root, column)
 
-    def add(self, scene: str, path: Path, predicted: Path | None) -> None:
+    def add(self, scene: str, path: Path, found: FileLabels | StreamLabels | None) -> None:
         """Count one scene; without a prediction every vertex is missed."""
+        truth = self._truth(path)
+        prediction = np.zeros(truth.size, np.int64) - 1
+        if found is not None:
+            prediction = found.labels()
+            _check_size(len(prediction), truth.size, found)
+            _remember(self.scores, self.request, found)
+        table = miou.label_confusion(truth, prediction, self.table, len(self.classes.ids))
+        self.scores.add(scene, [table], truth.size if found is not None else 0)
+
+    def _truth(self, path: Path) -> np.ndarray:
+        """Return one label id per vertex, from a text file, a label mesh or the annotations of ScanNet."""
+        if path.name.endswith(scannet_aggregation.SUFFIX):
+            self.scores.truth_files |= self.annotations.files(path)
+            return self.annotations.instance_ids(path) // 1000
         if path.suffix == ".ply" and self.request.preset != "scannet":
             raise InputError("label meshes hold NYU40 ids", file=path, hint="export <scene>.txt with ScanNet200 ids")
-        truth = semantic_labels.read_labels(path)
-        prediction = np.zeros(truth.size, np.int64) - 1
-        if predicted is not None:
-            prediction = semantic_labels.read_labels(predicted)
-        _check_size(prediction, truth, predicted)
-        table = miou.label_confusion(truth, prediction, self.table, len(self.classes.ids))
-        num_points = truth.size if predicted is not None else 0
-        self.scores.add(scene, [table], num_points)
+        self.scores.truth_files[path.relative_to(self.root).as_posix()] = path
+        return semantic_labels.read_labels(path)
 
 
 class _TopScorer:
@@ -144,18 +176,23 @@ class _TopScorer:
     def __init__(self, request: Request, scores: LabelScores) -> None:
         self.request, self.scores = request, scores
         self.classes = preset_classes(request)
+        self.root = request.gt if request.gt.is_dir() else request.gt.parent
         if request.options["vertex_masks"] is None:
             detail = "every vertex is scored; --vertex-masks names the mask files"
             scores.warnings.add(("no-vertex-masks", "", detail))
 
-    def add(self, scene: str, path: Path, predicted: Path | None) -> None:
+    def add(self, scene: str, path: Path, found: FileLabels | StreamLabels | None) -> None:
         """Count one scene; without a prediction every vertex is missed."""
         num_classes = len(self.classes.ids)
+        if path.name.endswith((scannet_aggregation.SUFFIX, semantic_labels.LABEL_MESH)):
+            raise InputError("the annotations of ScanNet do not fit preset scannetpp", file=path)
         truth = semantic_labels.read_label_table(path)
-        if predicted is None:
+        self.scores.truth_files[path.relative_to(self.root).as_posix()] = path
+        if found is None:
             truth, guesses = _first_labels(truth, num_classes), np.full((len(truth), 1), num_classes)
         else:
-            guesses = self._guesses(predicted, len(truth))
+            guesses = self._guesses(found, len(truth))
+            _remember(self.scores, self.request, found)
         keep = self._scored_vertices(scene, len(truth))
         tables = []
         for k in (1, 3):
@@ -166,19 +203,18 @@ class _TopScorer:
                 problem = f"first label is {truth[line - 1, 0]} and no guess hits another; expected a class there"
                 raise FormatError(problem, file=path, line=line)
             tables.append(miou.confusion(label, guess, num_classes))
-        self.scores.add(scene, tables, len(truth) if predicted is not None else 0)
+        self.scores.add(scene, tables, len(truth) if found is not None else 0)
 
-    def _guesses(self, path: Path, num_vertices: int) -> np.ndarray:
-        guesses = semantic_labels.read_label_table(path)
+    def _guesses(self, found: FileLabels | StreamLabels, num_vertices: int) -> np.ndarray:
+        guesses = found.guesses()
         if guesses.shape[1] not in (1, 3):
-            raise FormatError(f"{guesses.shape[1]} labels a vertex, expected 1 or 3", file=path)
+            raise found.fault(f"{guesses.shape[1]} labels a vertex, expected 1 or 3")
         wrong = ((guesses < 0) | (guesses >= len(self.classes.ids))).any(axis=1)
         if wrong.any():
-            line = int(np.argmax(wrong)) + 1
-            problem = f"found {guesses[line - 1].tolist()}, expected labels from 0 to {len(self.classes.ids) - 1}"
-            raise FormatError(problem, file=path, line=line)
-        if len(guesses) != num_vertices:
-            raise FormatError(f"{len(guesses)} vertices, expected {num_vertices} as in the ground truth", file=path)
+            vertex = int(np.argmax(wrong))
+            problem = f"found {guesses[vertex].tolist()}, expected labels from 0 to {len(self.classes.ids) - 1}"
+            raise found.fault(problem, vertex)
+        _check_size(len(guesses), num_vertices, found)
         return guesses
 
     def _scored_vertices(self, scene: str, num_vertices: int) -> np.ndarray:
@@ -191,15 +227,21 @@ class _TopScorer:
         return np.flatnonzero(~read_vertex_mask(path, num_vertices))
 
 
+def _remember(scores: LabelScores, request: Request, found: FileLabels | StreamLabels) -> None:
+    """Keep what was read for the digest, where it is wanted."""
+    if request.has_digest:
+        scores.prediction_entries += found.entries()
+
+
 def _first_labels(truth: np.ndarray, num_classes: int) -> np.ndarray:
     """Return (N, 1) the first label of each vertex that is a class of the list."""
     column = ((truth >= 0) & (truth < num_classes)).argmax(axis=1)
     return truth[np.arange(len(truth)), column][:, None]
 
 
-def _check_size(prediction: np.ndarray, truth: np.ndarray, path: Path | None) -> None:
-    if prediction.size != truth.size:
-        raise FormatError(f"{prediction.size} vertices, expected {truth.size} as in the ground truth", file=path)
+def _check_size(count: int, expected: int, found: FileLabels | StreamLabels) -> None:
+    if count != expected:
+        raise found.fault(f"{count} vertices, expected {expected} as in the ground truth")
 
 
 def _footnote(request: Request, scores: LabelScores) -> str:

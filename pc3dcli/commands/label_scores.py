@@ -29,6 +29,7 @@ class LabelScores:
     confusion      (C, C+1) int64 of all scenes, in the first way
     num_points     points with a prediction, of which num_ignored are not scored
     truth_files, prediction_files  relative name -> path of what was read
+    prediction_entries  (name, SHA-256) of what came out of streams
     """
 
     task: str
@@ -45,6 +46,7 @@ class LabelScores:
     warnings: set[tuple[str, str, str]] = field(default_factory=set)
     truth_files: dict[str, Path] = field(default_factory=dict)
     prediction_files: dict[str, Path] = field(default_factory=dict)
+    prediction_entries: list[tuple[str, str]] = field(default_factory=list)
     programs: list[dict] = field(default_factory=list)
 
     def add(self, scene: str, tables: list[np.ndarray], num_points: int, num_scenes: int = 1) -> None:
@@ -100,6 +102,7 @@ def evaluation_of(scores: LabelScores, request: Request, options: dict, footnote
         },
         truth_files=scores.truth_files,
         prediction_files=scores.prediction_files,
+        prediction_entries=scores.prediction_entries,
         warnings=scores.warnings,
         extras=_extras(scores, request, stacked),
     )

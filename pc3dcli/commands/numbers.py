@@ -25,6 +25,7 @@ class Numbers:
     num_items  scenes, scans, shapes or folds
     options    every option that changes a number
     truth_files, prediction_files  name -> path of what was read, for the digests
+    prediction_entries  (name, SHA-256) of what came out of streams
     extras     further keys of the result
     """
 
@@ -36,6 +37,7 @@ class Numbers:
     options: dict = field(default_factory=dict)
     truth_files: dict[str, Path] = field(default_factory=dict)
     prediction_files: dict[str, Path] = field(default_factory=dict)
+    prediction_entries: list[tuple[str, str]] = field(default_factory=list)
     warnings: set[tuple[str, str, str]] = field(default_factory=set)
     extras: dict = field(default_factory=dict)
 
@@ -44,7 +46,10 @@ def result_object(numbers: Numbers, request: Request) -> dict:
     """Return the object of `result.json`; digests only where they are wanted."""
     entries = None
     if request.has_digest:
-        entries = _entries(numbers.truth_files), _entries(numbers.prediction_files)
+        entries = (
+            _entries(numbers.truth_files),
+            _entries(numbers.prediction_files) + numbers.prediction_entries,
+        )
     return base_result(numbers.task, request.preset, numbers.num_items, entries) | {
         "options": numbers.options,
         "metrics": numbers.metrics,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,31 @@ def read_instance_ids(path: Path, label_ids: dict[str, int]) -> np.ndarray:
             raise FormatError(f"{place} holds segment {unknown}, which {segments_path.name} does not have", file=path)
         value[row] = label_ids[label] * 1000 + number
     return value[vertex_row.reshape(-1)]
+
+
+class Annotations:
+    """The annotations of a data set; its label map is read once, with the first scene."""
+
+    def __init__(self, folder: Path, column: str) -> None:
+        """folder  where the scans lie; column  of the label map, see `read_label_map`"""
+        self.folder, self.column = folder, column
+
+    @cached_property
+    def label_map(self) -> Path:
+        return find_label_map(self.folder)
+
+    @cached_property
+    def label_ids(self) -> dict[str, int]:
+        return read_label_map(self.label_map, self.column)
+
+    def instance_ids(self, path: Path) -> np.ndarray:
+        """Return `read_instance_ids` of one scene."""
+        return read_instance_ids(path, self.label_ids)
+
+    def files(self, path: Path) -> dict[str, Path]:
+        """Return, by the names that digests know them by, the files that say what the vertices of a scene are."""
+        inside = {file.relative_to(self.folder).as_posix(): file for file in (path, segments_file(path))}
+        return inside | {self.label_map.name: self.label_map}
 
 
 def _load(path: Path) -> Any:

@@ -2,7 +2,8 @@
 """Semantic labels of scans and meshes, one file a scene (evaluation.md section 2).
 
 ScanNet: `<scene>.txt` with one label id a vertex, or `<scene>_vh_clean_2.labels.ply`, whose property `label` holds the
-NYU40 id.  ScanNet++: `<scene>.txt` with up to three class indices a vertex that commas separate, -100 for none.
+NYU40 id; ground truth may be the annotations of ScanNet as well (`scannet_aggregation`).  ScanNet++: `<scene>.txt` with
+up to three class indices a vertex that commas separate, -100 for none.
 """
 
 from __future__ import annotations
@@ -24,11 +25,10 @@ _PUBLIC_RESULT = "semantic_label_evaluation"  # the public script leaves its res
 def find_label_files(folder: Path) -> dict[str, Path]:
     """Return the ground-truth file of every scene, by scene id, sorted.
 
-    folder  scans with label meshes, or `<scene>.txt` in `gt/`, in the folder itself or in the scene's own folder;
-            or one such file
+    folder  scans with label meshes; or what `find_truth` finds, annotations or `<scene>.txt`; or one such file
     raises  InputError naming the patterns tried when there is none
     """
-    if folder.is_file():
+    if folder.is_file() and folder.name.endswith(LABEL_MESH):
         return {_scene_of(folder): folder}
     for pattern in (f"*/*{LABEL_MESH}", f"*{LABEL_MESH}"):  # first: <scene>/<scene>.txt of a scan is no list of labels
         files = {_scene_of(path): path for path in sorted(folder.glob(pattern))}
@@ -50,7 +50,7 @@ def find_predictions(sources: list[str]) -> dict[str, Path]:
         if not source.exists():
             raise InputError("no such file or folder", file=source)
         files = [source] if source.is_file() else sorted(source.glob("*.txt"))
-        files = [path for path in files if path.stem != _PUBLIC_RESULT and path.is_file()]
+        files = [path for path in files if path.stem != _PUBLIC_RESULT]  # what is no file fails when it is read
         if not files:
             raise InputError("no predictions; tried *.txt", file=source)
         for path in files:

@@ -30,7 +30,7 @@ from pc3dcli.metrics import miou
 CLASSES = semantic_classes("scannet")
 OPTIONS = {
     "classes": None, "vertex_masks": None, "groups": None, "per_scene": False, "confusion": False, "bootstrap": 0,
-    "seed": 0, "allow_missing": False,
+    "seed": 0, "allow_missing": False, "allow_truncated": False,
 }  # fmt: skip
 
 

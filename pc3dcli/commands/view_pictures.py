@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from pc3dcli.commands.view_scene import SceneContent, ShownCloud, spread, usable_frames
+from pc3dcli.commands.view_shapes import heat_colors, heat_picture
 from pc3dcli.datasets.scene import RgbdFrame
 from pc3dcli.errors import FormatError
 from pc3dcli.formats import overlay, web_page
@@ -24,6 +25,8 @@ PAGE_FRAME_SIDE = 640  # pixels; 48 pictures are some 4 MB.  Ours
 def scene_views(cloud: ShownCloud, content: SceneContent, size: tuple[int, int]) -> list[render.Viewpoint]:
     """Return the standard views and that of the camera in the middle of the video, size (H, W)."""
     views = viewpoints.choose_viewpoints(cloud.xyz, size, _level_from_world(cloud, content), cloud.normal)
+    if cloud.heat is not None:  # an object, which nobody stands in
+        views = [view for view in views if view.name != "inside"]
     frames = usable_frames(content)
     if frames:
         frame = frames[len(frames) // 2]
@@ -44,6 +47,10 @@ def cloud_pictures(
     for view in views:
         visible = render.visible_points(cloud.xyz, radius, view)
         shade = render.edge_shading(visible.depth)
+        if cloud.heat is not None:
+            overviews[view.name] = heat_picture(cloud.heat, cloud.xyz, view, visible, shade)
+            yield f"{view.name}_heat", overviews[view.name]
+            continue
         if cloud.rgb is not None:
             overviews[view.name] = render.paint(visible, shade, cloud.rgb)
             yield f"{view.name}_rgb", overviews[view.name]
@@ -111,16 +118,17 @@ def scene_page(
         )
         for one, color in zip(cloud.instances, palette, strict=True)
     ]
+    title, is_heat = content.record["scene"], cloud.heat is not None
     page = web_page.PageCloud(
-        title=content.record["scene"],
+        title=f"{title}: yellow is hard to fill in, blue easy" if is_heat else title,
         xyz=cloud.xyz,
-        rgb=cloud.rgb,
+        rgb=heat_colors(cloud.heat) if is_heat else cloud.rgb,
         level_from_world=level_from_world,
         radius=radius,
         normal=cloud.normal,
         heading=viewpoints.best_heading(views, level_from_world),
         num_points=cloud.num_points,
-        cut_height=viewpoints.open_height(cloud.xyz, level_from_world),
+        cut_height=None if is_heat else viewpoints.open_height(cloud.xyz, level_from_world),
     )
     ramp = colors.score_colors(np.linspace(0, 1, RAMP_STEPS))
     return web_page.build_page(page, instances, none_color=colors.NONE_COLOR, ramp=ramp, frames=frames, origin=origin)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What there is to see of a scene: its points, its instances, and some of its frames with their masks.
 
-Sources are a stream (`frame`, `mask2d` and `instance3d` records), a scan on disk, or a cloud file, whose property
-`instance_id` (as `lift3d --write ply` gives it) counts as instances.  A scene without a cloud is fused from depth.
+Sources are a stream (`frame`, `mask2d`, `instance3d` and `patch_score` records), a scan on disk, or a cloud file, whose
+property `instance_id` (as `lift3d --write ply` gives it) counts as instances.  A scene without a cloud is fused from
+depth.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pc3dcli.errors import FormatError, InputError
 if TYPE_CHECKING:
     import numpy as np
 
+    from pc3dcli.commands.view_shapes import PointHeat
     from pc3dcli.datasets.scene import Frame, Scene
     from pc3dcli.formats.cloud import Cloud
     from pc3dcli.stream.reader import Line
@@ -48,6 +50,7 @@ class ShownCloud:
     xyz         (N, 3) float, metres, finite; rgb (N, 3) uint8 or None
     normal      (N, 3) float32 towards the scanner, None where that is not known
     num_points  points of the whole cloud
+    heat        scores of the points, None where nothing scored them
     """
 
     xyz: np.ndarray
@@ -55,6 +58,7 @@ class ShownCloud:
     normal: np.ndarray | None
     num_points: int
     instances: tuple[ShownInstance, ...] = ()
+    heat: PointHeat | None = None
 
 
 @dataclass
@@ -65,6 +69,7 @@ class SceneContent:
     frames     `frame` records, in order
     masks      frame id -> its `mask2d` records, for a bounded number of frames
     instances  `instance3d` records
+    patches    its `patch_score` record
     digest     SHA-256 over the records above
     root       folder of the frames' pictures, that of the record where it is None
     """
@@ -73,6 +78,7 @@ class SceneContent:
     frames: list[dict] = field(default_factory=list)
     masks: dict[str, list[dict]] = field(default_factory=dict)
     instances: list[dict] = field(default_factory=list)
+    patches: dict | None = None
     digest: str = ""
     root: str | None = None
 
@@ -88,6 +94,7 @@ class SceneContent:
             images,
             record=labels.record,
             instances=labels.instances,
+            patches=labels.patches or images.patches,
             digest=hashlib.sha256("".join(sorted((self.digest, other.digest))).encode()).hexdigest(),
             root=str(images.image_root),
         )
@@ -105,7 +112,7 @@ class Collector:
 
     def __call__(self, line: Line) -> bool:
         kind, record = line.type, line.record
-        if kind in ("frame", "mask2d", "instance3d"):
+        if kind in ("frame", "mask2d", "instance3d", "patch_score"):
             self._hash.update(line.text.encode() + b"\n")
         if kind == "frame":
             self._add_frame(record)
@@ -114,6 +121,8 @@ class Collector:
                 self._content.masks[record["frame"]].append(record)
         elif kind == "instance3d":
             self._content.instances.append(record)
+        elif kind == "patch_score":
+            self._content.patches = record
         return False  # nothing is passed on
 
     def take(self, record: dict) -> SceneContent:
@@ -193,7 +202,16 @@ def shown_cloud(content: SceneContent, max_points: int) -> ShownCloud | None:
     if "instance_id" in cloud.extra and not content.instances:
         instances = _numbered(cloud.extra["instance_id"], chosen)
     rgb = None if cloud.rgb is None else cloud.rgb[chosen]
-    return ShownCloud(xyz[chosen], rgb, _scanner_normals(cloud, chosen), len(xyz), tuple(instances))
+    heat = _heat(content, xyz[chosen])
+    return ShownCloud(xyz[chosen], rgb, _scanner_normals(cloud, chosen), len(xyz), tuple(instances), heat)
+
+
+def _heat(content: SceneContent, xyz: np.ndarray) -> PointHeat | None:
+    if content.patches is None:
+        return None
+    from pc3dcli.commands.view_shapes import point_heat
+
+    return point_heat(content.patches, xyz)
 
 
 def _drawable(xyz: np.ndarray) -> np.ndarray:
@@ -229,6 +247,10 @@ def _read_points(content: SceneContent) -> Cloud | None:
 
     record = content.record
     name = record.get("points")
+    if name is None and content.patches is not None:
+        from pc3dcli.commands.view_shapes import read_shape_points
+
+        return read_shape_points(record)
     if name is None:
         return None
     if not isinstance(name, str):

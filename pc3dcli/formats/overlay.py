@@ -96,6 +96,19 @@ def write_at_widest(
     cv2.putText(picture, text, (x, y), FONT, scale, _text_color(color), max(1, round(scale * 1.6)), cv2.LINE_AA)
 
 
+def draw_mark(picture: np.ndarray, place: tuple[int, int], text: str) -> np.ndarray:
+    """Return the (H, W, 3) uint8 RGB picture with a short text in a disc around the pixel place (x, y)."""
+    picture = picture.copy()
+    scale = _font_scale(picture.shape[0])
+    (width, height), _ = cv2.getTextSize(text, FONT, scale, 1)
+    radius = round(0.5 * max(cv2.getTextSize("10", FONT, scale, 1)[0]) + 4)
+    cv2.circle(picture, place, radius, PAPER, cv2.FILLED, cv2.LINE_AA)
+    cv2.circle(picture, place, radius, INK, 1, cv2.LINE_AA)
+    corner = (place[0] - width // 2, place[1] + height // 2)
+    cv2.putText(picture, text, corner, FONT, scale, INK, 1, cv2.LINE_AA)
+    return picture
+
+
 def draw_legend(picture: np.ndarray, entries: Sequence[tuple[str, Sequence[int]]]) -> np.ndarray:
     """Return the (H, W, 3) uint8 RGB picture with (text, RGB) entries on a plate in its lower left corner."""
     if not entries:

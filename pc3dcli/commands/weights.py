@@ -137,12 +137,16 @@ def new_downstream(description: dict, path: Path | None = None) -> nn.Module:
                 return point_mae_heads.PointMaeClassifier(config, num_classes)
             variant = description.get("variant") or "modelnet"
             return point_m2ae_heads.PointM2aeClassifier(config, num_classes, variant)
+        if is_small and config.depth < 3:
+            raise ValueError(f"depth = {config.depth}: parts are read at three depths")
         kind = point_mae_heads.PointMaeParts if is_small else point_m2ae_heads.PointM2aeParts
         if not description.get("parts"):  # a released model: ShapeNetPart's
             return kind(config)
         return kind(config, num_parts=len(description["parts"]), num_categories=len(description["classes"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"its config does not describe a {base}: {error}", file=path) from None
+        raise WeightsError(
+            f"its config does not describe a {base} of kind {description['kind']}: {error}", file=path
+        ) from None
 
 
 def weights_digest(path: Path) -> str:

@@ -28,8 +28,9 @@ M2AE = PointM2aeConfig(dims=(6, 12, 24), depth=1)
 CLASSES = [str(index) for index in range(5)]
 
 
-def description(base, kind, **more):
+def description(base, kind, depth=None, **more):
     config = dataclasses.asdict(MAE if base == "point-mae" else M2AE)
+    config["depth"] = depth or config["depth"]
     return {"method": "geomask3d", "kind": kind, "base": base, "config": config, **more}
 
 
@@ -125,7 +126,7 @@ def test_released_classifiers(tmp_path, base, variant, suffix):
 
 @pytest.mark.parametrize("base", ["point-mae", "point-m2ae"])
 def test_released_parts(tmp_path, base):
-    model = new_downstream(description(base, "parts"))
+    model = new_downstream(description(base, "parts", depth=3))
     names = point_mae_released if base == "point-mae" else point_m2ae_released
     released = names.to_released(model.state_dict(), *(("parts",) if base == "point-mae" else ()))
     torch.save({"model_state_dict": prefixed(released), "epoch": 3}, tmp_path / "x.pth")
@@ -180,3 +181,5 @@ def test_a_config_that_does_not_fit_is_a_weights_error():
         base_config("point-mae", {"dim": 13})
     with pytest.raises(WeightsError, match="does not describe"):
         new_downstream(description("point-mae", "classify"))
+    with pytest.raises(WeightsError, match="depth = 2: parts are read at three depths"):
+        new_downstream(description("point-mae", "parts"))

@@ -84,10 +84,13 @@ class Plan:
 
     def program(self, ctx: typer.Context, data: ShapeData) -> Program:
         """Return what identifies the run: settings, files and which shapes, wherever those lie."""
+        from pc3dcli.commands.inputs import digest
         from pc3dcli.commands.weights import weights_digest
 
         training = dataclasses.replace(self.training, checkpoint_every=0)  # decides nothing
-        weights = {name: weights_digest(self.options[name]) for name in WEIGHTS if self.options[name]}
+        given = {name: self.options[name] for name in WEIGHTS if self.options[name]}
+        digests = {"mask_scores": digest}
+        weights = {name: digests.get(name, weights_digest)(path) for name, path in given.items()}
         excluded = ("shapes", "split", "dataset", "base", "parity", *WEIGHTS)
         program = settings.program(ctx, [training, self.gm3d, self.model], weights=weights, exclude=excluded)
         names = hashlib.sha256("\n".join(data.shapes.names).encode()).hexdigest()[:12]

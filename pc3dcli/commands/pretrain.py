@@ -100,9 +100,10 @@ def pretrain(
     learner, program = plan.learner(data), plan.program(ctx, data).record()
     if dry_run:
         _estimate(plan, learner, data, device)
+        if out is not None:
+            print(f"out         {out}, {RunFolder(out, program, force).state()}")
         return
-    run = Run(RunFolder(out, program, force), plan.description, device)
-    _train(ctx, plan, learner, data, run)
+    _train(ctx, plan, learner, data, Run(RunFolder(out, program, force), plan.description, device))
 
 
 def _geomask3d(ctx: typer.Context) -> Any:

@@ -58,6 +58,12 @@ class RunFolder:
             raise UsageError("exists, of another origin", file=self.path / WEIGHTS, hint="name another --out")
         return False
 
+    def state(self) -> str:
+        """Say in one word what a run would find; raises as `is_done`."""
+        if self.is_done():
+            return "finished"
+        return "unfinished" if self.checkpoint.exists() and not self.force else "new"
+
     def check_same(self, theirs: dict, file: Path) -> None:
         """Refuse a program record that is not ours; the error names the first difference."""
         if theirs.get("id") != self.program["id"]:

@@ -132,6 +132,25 @@ def test_a_teacher_adds_the_loss_of_features(pretrain, tmp_path, weights):
     assert "found a teacher of num_patches 8, the student has 9" in other.err
 
 
+def test_stored_scores_choose_what_is_hidden(pretrain, run, tmp_path, shapes, weights):
+    arguments = ["--weights", weights, "--device", "cpu", "--out"]
+    for out in ("scores.ndjson", "scores"):
+        assert run("mask-score", shapes, *arguments, tmp_path / out).code == 0
+    for out in ("scores.ndjson", "scores"):
+        result = pretrain("--mask-scores", tmp_path / out, "--init", weights, tiny=[], out=f"with-{out}")
+        assert result.code == 0, result.err
+    first, second = (log(tmp_path / f"with-{out}") for out in ("scores.ndjson", "scores"))
+    assert first == second
+    assert first[-1]["num_selected"] == 2
+    pretrain("--init", weights, tiny=[], out="without")
+    assert log(tmp_path / "without")[0]["num_selected"] == first[0]["num_selected"]
+    assert log(tmp_path / "without")[0]["loss"] != first[0]["loss"]
+    lines = [line for line in (tmp_path / "scores.ndjson").read_text().splitlines() if "shape_00003" not in line]
+    (tmp_path / "few.ndjson").write_text("\n".join(lines) + "\n")
+    few = pretrain("--mask-scores", tmp_path / "few.ndjson")
+    assert (few.code, "shape_00003" in few.err) == (4, True), few.err
+
+
 def test_official_parity_has_the_recipes_of_the_released_codes(pretrain, tmp_path, weights):
     result = pretrain("--parity", "official", "--teacher", weights, "-D", "gc_depth=1")
     assert result.code == 0, result.err
@@ -165,10 +184,14 @@ def test_dry_run_touches_nothing(pretrain, tmp_path):
         "steps",
         "time",
         "memory",
+        "out",
     ]
     assert "steps       4 in 2 epochs" in result.out
     assert "shapes      16, 8 a step" in result.out
+    assert result.out.endswith(f"out         {tmp_path}/run, new\n")
     assert list(tmp_path.iterdir()) == before
+    assert pretrain().code == 0
+    assert pretrain("--dry-run").out.endswith("run, finished\n")
 
 
 def test_print_config_can_be_read_back(pretrain, tmp_path):

@@ -51,8 +51,11 @@ def nearest_points(query: Tensor, points: Tensor, k: int) -> Tensor:
     query    (B, M, 3), points (B, N, 3)
     k        at most N
     returns  (B, M, k) int64 into points, nearest first, equal distances by index
+    raises   ValueError for fewer points than k
     """
     (B, M, _), N = query.shape, points.shape[1]
+    if N < k:
+        raise ValueError(f"found clouds of {N} points, expected at least the {k} of a neighbourhood")
     budget = CHUNK_ELEMENTS.get(query.device.type, CHUNK_ELEMENTS_ELSEWHERE)
     size = max(1, budget // max(1, B * N))
     points = points.float()

@@ -86,6 +86,11 @@ def test_nearest_points_of_no_query():
     assert nearest_points(torch.zeros(2, 0, 3), torch.zeros(2, 5, 3), 3).shape == (2, 0, 3)
 
 
+def test_a_cloud_of_fewer_points_than_neighbours_is_refused():
+    with pytest.raises(ValueError, match="clouds of 5 points, expected at least the 8"):
+        nearest_points(torch.zeros(1, 2, 3), torch.zeros(1, 5, 3), 8)
+
+
 def test_gather_points_takes_any_shape_of_index():
     values = torch.arange(12.0).view(2, 3, 2)
     index = torch.tensor([[[0, 2], [1, 1]], [[2, 0], [0, 1]]])

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pc3dcli.datasets.shape_set import ShapeSet
 
 EXAMPLES = (
-    "  pc3d segment chair.ply --parts --weights runs/parts --category chair --out chair.ndjson\n"
-    "  pc3d segment shapenetpart/ --parts --weights runs/parts --split test --out pred/"
+    "  pc3d segment cap.ply --parts --weights w --category cap | jq .tensor\n"
+    "  pc3d segment shapes/ --parts --weights runs/parts --out pred/ --write ply"
 )
 FORMATS = {"ply": ".ply", "npz": ".npz"}  # and the suffix of the file that is there when it is written
 
@@ -44,7 +44,7 @@ def segment(
     ctx: typer.Context,
     scenes: Annotated[
         list[str] | None,
-        typer.Argument(metavar="CLOUD...", help="Clouds, folders of them, data sets of shapes, or @list.txt."),
+        typer.Argument(metavar="CLOUD...", help="Clouds, folders, data sets of shapes, @list.txt."),
     ] = None,
     parts: Annotated[bool, typer.Option("--parts", help="Find the parts of single objects.")] = False,
     weights: Annotated[
@@ -84,8 +84,8 @@ def segment(
 
     \b
     Examples:
-      pc3d segment chair.ply --parts --weights runs/parts --category chair --out chair.ndjson
-      pc3d segment shapenetpart/ --parts --weights runs/parts --split test --out pred/
+      pc3d segment cap.ply --parts --weights w --category cap | jq .tensor
+      pc3d segment shapes/ --parts --weights runs/parts --out pred/ --write ply
     """
     from pc3dcli.commands import settings as common
     from pc3dcli.commands.execute import Execution

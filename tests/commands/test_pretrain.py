@@ -102,6 +102,13 @@ def test_every_base_with_every_mask(pretrain, tmp_path, mask, base, tiny):
     assert ("score_spearman" in log(tmp_path / "run")[-1]) == (mask in ("radius", "geometric"))
 
 
+def test_half_precision(pretrain, tmp_path):
+    assert pretrain("--precision", "bf16", out="half").code == pretrain(out="full").code == 0
+    half, full = log(tmp_path / "half"), log(tmp_path / "full")
+    assert half[0]["loss"] != full[0]["loss"]
+    assert half[0]["loss"] == pytest.approx(full[0]["loss"], rel=0.02)
+
+
 def test_options_by_define_as_in_the_curriculum(pretrain, tmp_path):
     arguments = ("-D", "mask=random", "-D", "epochs=1", "-D", "mask_ratio=0.5")
     result = pretrain(*arguments, "--print-config", out=None)

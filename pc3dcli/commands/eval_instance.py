@@ -6,13 +6,11 @@ The rules of the numbers are in `metrics/instance_ap.py` and evaluation.md secti
 
 from __future__ import annotations
 
-from dataclasses import fields
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from pc3dcli.commands.eval_instance_result import InstanceOptions, Scored, evaluation_of
+from pc3dcli.commands.eval_instance_result import Scored, evaluation_of
 from pc3dcli.commands.eval_instance_result import metric_names as result_names
 from pc3dcli.commands.eval_predictions import (
     FolderScene,
@@ -23,7 +21,8 @@ from pc3dcli.commands.eval_predictions import (
     prediction_scenes,
     scene_files,
 )
-from pc3dcli.commands.evaluation import Evaluation, Request, named
+from pc3dcli.commands.evaluation import Evaluation, Request, check_partners, named
+from pc3dcli.commands.pairing import Pairing
 from pc3dcli.errors import InputError, UsageError
 from pc3dcli.formats import scannet_aggregation, scannet_instances
 from pc3dcli.formats.class_lists import ClassList, grouped_classes, instance_classes
@@ -75,8 +74,7 @@ _MERGE = {"agnostic-segment3d": "all", "agnostic-maskclustering": "modulo", "agn
 
 def metric_names(request: Request) -> list[str]:
     """Return the metrics that --fail-under knows; raises UsageError when an option does not fit the preset."""
-    options = instance_options(request)
-    return result_names(preset_rule(options)[0], options.recall)
+    return result_names(preset_rule(request)[0], request.options["recall"])
 
 
 def run(request: Request) -> Evaluation:
@@ -84,31 +82,60 @@ def run(request: Request) -> Evaluation:
 
     raises  UsageError for options that do not fit the preset; InputError and FormatError for inputs
     """
-    options, gt = instance_options(request), request.gt
-    classes, rule = preset_rule(options)
-    if not gt.exists():
-        raise InputError("no such file or folder", file=gt)
-    run = _Run(gt, scannet_instances.find_truth(gt), classes, rule, options)
+    classes, rule = preset_rule(request)
+    if not request.gt.exists():
+        raise InputError("no such file or folder", file=request.gt)
+    run = _Run(request, scannet_instances.find_truth(request.gt), classes, rule)
     files = scene_files(request.predictions)
     if files is not None:
-        run.check_scenes(set(files))
+        _check_files(files, run.pairing)
     for number, scene in enumerate(prediction_scenes(request.predictions, files, run.rules), 1):
         run.add(scene)
         request.progress(scene.scene, number, len(run.truth_files))
     return run.finish()
 
 
-def instance_options(request: Request) -> InstanceOptions:
-    """Return the options of this task from those of the command."""
-    known = {field.name for field in fields(InstanceOptions)} - {"preset", "label_void"}
-    values = {name: value for name, value in request.options.items() if name in known}
-    return InstanceOptions(
-        preset=request.preset,
-        label_void=_labels(request.options.get("label_void")),
-        keeps_matches=request.options.get("matches") is not None,
-        has_digest=request.has_digest,
-        **values,
-    )
+def _check_files(files: dict[str, Path], pairing: Pairing) -> None:
+    """Compare the scenes of a folder with the ground truth; raises InputError, with a hint for masks among them."""
+    try:
+        check_partners(pairing.truth, files, pairing.gt, allow_missing=pairing.allow_missing)
+    except InputError as error:
+        extra = [path for name, path in sorted(files.items()) if name not in pairing.truth]
+        if extra and scannet_instances.looks_like_mask(extra[0]):
+            error.hint = f"{extra[0].name} looks like a mask: put masks into a subfolder, files beside lists are scenes"
+        raise
+
+
+def preset_rule(request: Request) -> tuple[ClassList, TruthRule]:
+    """Return the classes of a preset and its rule.
+
+    raises  UsageError when an option does not belong to the preset
+    """
+    preset, options, merge = request.preset, request.options, _MERGE.get(request.preset)
+    _check_options(preset, options)
+    source = options["classes"] or ("scannet" if preset == "scannet" else "scannet200")
+    classes = instance_classes(source, options["instance_classes"])
+    if options["groups"] is not None:
+        classes = grouped_classes(classes, options["groups"])
+    rule = TruthRule(classes.ids, merge, _labels(options["label_void"]), options["min_region"])
+    return (ClassList(source, (1,), ("object",)) if merge else classes), rule
+
+
+def _check_options(preset: str, options: dict) -> None:
+    """Refuse options that do not belong to the preset."""
+    is_merged = preset in _MERGE
+    if options["classes"] is not None and preset not in ("scannetpp", "agnostic-valid"):
+        raise UsageError(f"--classes does not apply to preset {preset}, whose classes are fixed")
+    if options["instance_classes"] is not None and options["classes"] is None:
+        raise UsageError("--instance-classes chooses among --classes: pass both")
+    if preset == "scannetpp" and (options["classes"] is None or options["instance_classes"] is None):
+        raise UsageError("preset scannetpp needs --classes FILE and --instance-classes FILE")
+    if options["vertex_masks"] is not None and preset != "scannetpp":
+        raise UsageError(f"--vertex-masks applies to preset scannetpp, not to {preset}")
+    if _labels(options["label_void"]) and not is_merged:
+        raise UsageError(f"--label-void applies to the agnostic presets, not to {preset}")
+    if options["groups"] is not None and is_merged:
+        raise UsageError(f"--groups means over classes, and {preset} has one")
 
 
 def _labels(text: str | None) -> tuple[int, ...]:
@@ -118,77 +145,32 @@ def _labels(text: str | None) -> tuple[int, ...]:
         raise UsageError(f"--label-void {text}: expected label ids separated by commas") from None
 
 
-def preset_rule(options: InstanceOptions) -> tuple[ClassList, TruthRule]:
-    """Return the classes of a preset and its rule.
-
-    raises  UsageError when an option does not belong to the preset
-    """
-    preset, merge = options.preset, _MERGE.get(options.preset)
-    takes_classes = preset in ("scannetpp", "agnostic-valid")
-    if options.classes is not None and not takes_classes:
-        raise UsageError(f"--classes does not apply to preset {preset}, whose classes are fixed")
-    if options.instance_classes is not None and options.classes is None:
-        raise UsageError("--instance-classes chooses among --classes: pass both")
-    if preset == "scannetpp" and (options.classes is None or options.instance_classes is None):
-        raise UsageError("preset scannetpp needs --classes FILE and --instance-classes FILE")
-    if options.vertex_masks is not None and preset != "scannetpp":
-        raise UsageError(f"--vertex-masks applies to preset scannetpp, not to {preset}")
-    if options.label_void and not merge:
-        raise UsageError(f"--label-void applies to the agnostic presets, not to {preset}")
-    source = options.classes or ("scannet" if preset == "scannet" else "scannet200")
-    if options.groups is not None and merge:
-        raise UsageError(f"--groups means over classes, and {preset} has one")
-    classes = instance_classes(source, options.instance_classes)
-    if options.groups is not None:
-        classes = grouped_classes(classes, options.groups)
-    rule = TruthRule(classes.ids, merge, options.label_void, options.min_region)
-    return (ClassList(source, (1,), ("object",)) if merge else classes), rule
-
-
 class _Run:
     """One evaluation in progress; of a finished scene only its matches are kept."""
 
-    def __init__(
-        self, gt: Path, truth_files: dict[str, Path], classes: ClassList, rule: TruthRule, options: InstanceOptions
-    ) -> None:
-        self.gt = gt if gt.is_dir() else gt.parent
-        self.truth_files, self.classes, self.rule, self.options = truth_files, classes, rule, options
+    def __init__(self, request: Request, truth_files: dict[str, Path], classes: ClassList, rule: TruthRule) -> None:
+        self.request, self.truth_files, self.classes, self.rule = request, truth_files, classes, rule
+        self.gt = request.gt if request.gt.is_dir() else request.gt.parent
+        self.pairing = Pairing(truth_files.keys(), self.gt, request.options["allow_missing"])
+        self.annotations = scannet_aggregation.Annotations(
+            self.gt, "id" if classes.source == "scannet200" else "nyu40id"
+        )
         self.rules = PredictionRules(
             truth=rule,
             classes=classes,
-            keeps_last=options.preset == "scannet",
-            is_uniform=options.scores == "uniform",
-            has_digest=options.has_digest,
-            allow_truncated=options.allow_truncated,
+            keeps_last=request.preset == "scannet",
+            is_uniform=request.options["scores"] == "uniform",
+            has_digest=request.has_digest,
+            allow_truncated=request.options["allow_truncated"],
         )
         self.matches: dict[str, SceneMatches] = {}
-        self.warnings: set[tuple[str, str, str]] = set()
-        self.truth_entries: set[tuple[str, str]] = set()
-        self.prediction_entries: dict[str, list[tuple[str, str]]] = {}
-        self.programs: dict[str, dict] = {}
-        self.failed: set[str] = set()
         self.unlifted: set[str] = set()
-        self.extra: set[str] = set()
-
-    def check_scenes(self, names: set[str]) -> None:
-        """Compare the scenes of both sides; raises InputError naming up to ten that have no partner."""
-        extra = sorted(names - self.truth_files.keys())
-        if extra:
-            raise InputError(f"{named(extra)} without ground truth", file=self.gt)
-        missing = sorted(self.truth_files.keys() - names)
-        if missing and not self.options.allow_missing:
-            failed = "; their producer failed" if self.failed.issuperset(missing) else ""
-            hint = "--allow-missing scores them as scenes without predictions"
-            raise InputError(f"{named(missing)} without predictions{failed}", file=self.gt, hint=hint)
+        self.warnings: set[tuple[str, str, str]] = set()
+        self.entries: tuple[set[tuple[str, str]], list[tuple[str, str]]] = set(), []  # of truth and predictions
 
     def add(self, scene: FolderScene | StreamScene) -> None:
         """Match one scene."""
-        self.programs |= {record["id"]: record for record in scene.programs}
-        if scene.scene not in self.truth_files:
-            self.extra.add(scene.scene)
-            return
-        if not scene.is_ok:
-            self.failed.add(scene.scene)
+        if not self.pairing.accepts(scene.scene, is_ok=scene.is_ok, programs=scene.programs):
             return
         if scene.scene in self.matches and not scene.lines:
             return  # the same scene again with other records: a producer's stream in front of its consumer's
@@ -199,8 +181,9 @@ class _Run:
         overlaps = scene.overlaps(truth)
         self.warnings |= set(overlaps.warnings)
         self.matches[scene.scene] = self._match(truth, overlaps)
-        if self.options.has_digest:
-            self.prediction_entries[scene.scene] = scene.entries()
+        self.pairing.scored.add(scene.scene)
+        if self.request.has_digest:
+            self.entries[1].extend(scene.entries())
 
     def _match(self, truth: Truth, overlaps: Overlaps) -> SceneMatches:
         return instance_ap.match_scene(
@@ -209,68 +192,58 @@ class _Run:
             overlaps.class_index,
             overlaps.score,
             num_classes=self.rule.num_classes,
-            keep_rows=self.options.keeps_matches,
+            keep_rows=self.request.options["matches"] is not None,
         )
 
     def _truth(self, scene: str) -> Truth:
-        path = self.truth_files[scene]
-        ids = self._read_truth(path)
+        ids = self._read_truth(self.truth_files[scene])
         num_vertices, keep = ids.size, None
-        if self.options.vertex_masks is not None:
-            mask_path = scannet_instances.find_vertex_mask(self.options.vertex_masks, scene)
-            keep = ~scannet_instances.read_vertex_mask(mask_path, num_vertices)
-            self._remember(mask_path, self.options.vertex_masks, "vertex-masks/")
+        masks = self.request.options["vertex_masks"]
+        if masks is not None:
+            path = scannet_instances.find_vertex_mask(masks, scene)
+            keep = ~scannet_instances.read_vertex_mask(path, num_vertices)
+            self._remember({f"vertex-masks/{path.relative_to(masks).as_posix()}": path})
             ids = ids[keep]
-        elif self.options.preset == "scannetpp":
+        elif self.request.preset == "scannetpp":
             self.warnings.add(("no-vertex-masks", "", "every vertex is scored; --vertex-masks names the mask files"))
         return Truth(instance_ap.scene_truth(ids, self.rule), num_vertices, keep)
 
     def _read_truth(self, path: Path) -> np.ndarray:
         """Return one id per vertex, from a text file or from the annotations of ScanNet."""
-        self._remember(path, self.gt, "")
         if not path.name.endswith(scannet_aggregation.SUFFIX):
+            self._remember({path.relative_to(self.gt).as_posix(): path})
             return scannet_instances.read_truth(path)
-        self._remember(scannet_aggregation.segments_file(path), self.gt, "")
-        return scannet_aggregation.read_instance_ids(path, self.label_ids)
-
-    @cached_property
-    def label_ids(self) -> dict[str, int]:
-        """The label ids of ScanNet's raw categories, in the numbering of the class list."""
-        if self.options.preset == "scannetpp":
+        if self.request.preset == "scannetpp":
             raise InputError("the annotations of ScanNet do not fit preset scannetpp", file=self.gt)
-        path = scannet_aggregation.find_label_map(self.gt)
-        self._remember(path, path.parent, "")
-        column = "id" if self.classes.source == "scannet200" else "nyu40id"
-        return scannet_aggregation.read_label_map(path, column)
+        self._remember(self.annotations.files(path))
+        return self.annotations.instance_ids(path)
 
-    def _remember(self, path: Path, root: Path, prefix: str) -> None:
-        if self.options.has_digest:
-            self.truth_entries.add((prefix + path.relative_to(root).as_posix(), file_sha256(path)))
+    def _remember(self, files: dict[str, Path]) -> None:
+        """Keep what was read of the ground truth for its digest, where it is wanted."""
+        if self.request.has_digest:
+            self.entries[0].update((name, file_sha256(path)) for name, path in files.items())
 
     def finish(self) -> Evaluation:
         """Score what was added; scenes without predictions count as such under --allow-missing."""
-        scored = set(self.matches)
-        unlifted = sorted(self.unlifted - scored)
+        unlifted = sorted(self.unlifted - self.pairing.scored)
         if unlifted:
             raise InputError(f"{named(unlifted)} with 2D masks but no 3D instances", hint="run `pc3d lift3d` first")
-        self.check_scenes(scored | self.extra)
-        for scene in sorted(self.truth_files.keys() - scored):
+        missing = self.pairing.missing()
+        for scene in missing:
             truth = self._truth(scene)
             none = np.zeros(0, np.int64)
             table = np.zeros((0, truth.scene.ids.size + 2), np.int64)
             self.matches[scene] = self._match(truth, Overlaps(table, none, none.astype(np.float64)))
-            code = "failed-scene" if scene in self.failed else "missing-scene"
-            self.warnings.add((code, scene, "scored as a scene without predictions"))
-        predictions = [entry for part in self.prediction_entries.values() for entry in part]
         return evaluation_of(
             Scored(
                 scenes=dict(sorted(self.matches.items())),
-                num_scored=len(scored),
+                num_scored=len(self.pairing.scored),
                 classes=self.classes,
                 rule=self.rule,
-                options=self.options,
-                warnings=self.warnings,
-                programs=list(self.programs.values()),
-                digest_entries=(sorted(self.truth_entries), predictions),
+                about=PRESETS[self.request.preset],
+                request=self.request,
+                warnings=self.warnings | self.pairing.warnings_of(missing),
+                programs=list(self.pairing.programs.values()),
+                digest_entries=(sorted(self.entries[0]), self.entries[1]),
             )
         )

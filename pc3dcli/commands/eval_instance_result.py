@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from pc3dcli.commands.evaluation import (
     Entries,
     Evaluation,
+    Request,
     Table,
     base_result,
     confusion_cells,
@@ -25,44 +25,13 @@ from pc3dcli.metrics import instance_ap, instance_extras
 from pc3dcli.metrics.instance_ap import AT_25, AT_50, OVER_50, ClassScores, SceneMatches, TruthRule, mean_or_none
 
 _COLUMNS = {"": OVER_50, "50": [AT_50], "25": [AT_25]}
-_RULES = {
-    "scannet": "the 18 classes of ScanNet",
-    "scannet200": "the 198 classes of ScanNet200",
-    "scannetpp": "the classes of --instance-classes",
-    "agnostic-valid": "one class, ground truth of the labels of {classes}",
-    "agnostic-segment3d": "one class, every id but 0",
-    "agnostic-maskclustering": "one class, ids modulo 1000",
-}
-
-
-@dataclass(frozen=True)
-class InstanceOptions:
-    """The options of `eval --task instance` that change a number or add one."""
-
-    preset: str = "scannet"
-    classes: str | None = None
-    instance_classes: Path | None = None
-    vertex_masks: Path | None = None
-    groups: Path | None = None
-    label_void: tuple[int, ...] = ()
-    scores: str = "model"  # or "uniform"
-    min_region: int = 100  # vertices
-    recall: bool = False
-    per_scene: bool = False
-    size_bins: bool = False
-    confusion: bool = False
-    bootstrap: int = 0  # resamples
-    seed: int = 0
-    allow_missing: bool = False
-    allow_truncated: bool = False
-    keeps_matches: bool = False
-    has_digest: bool = False
 
 
 @dataclass(frozen=True)
 class Scored:
     """The matches of all scenes, by scene, and where they are from.
 
+    rule, classes   of the preset, which `about` describes in a line
     digest_entries  (relative path, SHA-256) of the files of the ground truth and of the predictions, with has_digest
     """
 
@@ -70,10 +39,15 @@ class Scored:
     num_scored: int
     classes: ClassList
     rule: TruthRule
-    options: InstanceOptions
+    about: str
+    request: Request
     warnings: set[tuple[str, str, str]]
     programs: list[dict]
     digest_entries: tuple[Entries, Entries]
+
+    @property
+    def has_recall(self) -> bool:
+        return self.request.options["recall"]
 
 
 def evaluation_of(scored: Scored) -> Evaluation:
@@ -83,8 +57,8 @@ def evaluation_of(scored: Scored) -> Evaluation:
         result=result,
         num_scored=scored.num_scored,
         tables=list(_tables(result)),
-        footnote=_footnote(result),
-        curves=_curves(scored) if scored.options.has_digest else {},
+        footnote=_footnote(result, scored),
+        curves=_curves(scored) if scored.request.has_digest else {},
         matches=list(_match_lines(scored)),
         programs=scored.programs,
     )
@@ -97,18 +71,18 @@ def metric_names(classes: ClassList, has_recall: bool) -> list[str]:
 
 
 def _result(scored: Scored) -> dict:
-    matches, rule, options = list(scored.scenes.values()), scored.rule, scored.options
+    matches, rule, request = list(scored.scenes.values()), scored.rule, scored.request
     scores = instance_ap.class_scores(matches, rule.num_classes)
     num_predictions = sum(scene.num_predictions for scene in matches)
     warnings = set(scored.warnings)
     if all(scene.score.size == 0 for scene in matches):
         why = "every prediction was dropped or ignored" if num_predictions else "there are no predictions"
         warnings.add(("no-prediction-counts", "", why))
-    entries = scored.digest_entries if options.has_digest else None
-    result = base_result("instance", options.preset, len(matches), entries) | {
+    entries = scored.digest_entries if request.has_digest else None
+    result = base_result("instance", request.preset, len(matches), entries) | {
         "options": _options(scored),
-        "metrics": _summary(scores, scored.classes, options.recall),
-        "per_class": _per_class(scores, scored.classes, options.recall),
+        "metrics": _summary(scores, scored.classes, scored.has_recall),
+        "per_class": _per_class(scores, scored.classes, scored.has_recall),
         "counts": {
             "gt": int(scores.num_truth.sum()),
             "pred": num_predictions,
@@ -123,18 +97,18 @@ def _result(scored: Scored) -> dict:
 
 def _options(scored: Scored) -> dict:
     """Every option that changes a number."""
-    options, rule = scored.options, scored.rule
+    options = scored.request.options
     return {
-        "allow_missing": options.allow_missing,
-        "bootstrap": options.bootstrap,
+        "allow_missing": options["allow_missing"],
+        "bootstrap": options["bootstrap"],
         "classes": scored.classes.source,
-        "groups": options.groups and options.groups.name,
-        "instance_classes": options.instance_classes and options.instance_classes.name,
-        "label_void": list(rule.void_labels),
-        "min_region": rule.min_region,
-        "scores": options.scores,
-        "seed": options.seed if options.bootstrap else None,
-        "vertex_masks": options.vertex_masks is not None,
+        "groups": options["groups"] and options["groups"].name,
+        "instance_classes": options["instance_classes"] and options["instance_classes"].name,
+        "label_void": list(scored.rule.void_labels),
+        "min_region": scored.rule.min_region,
+        "scores": options["scores"],
+        "seed": options["seed"] if options["bootstrap"] else None,
+        "vertex_masks": options["vertex_masks"] is not None,
     }
 
 
@@ -167,18 +141,19 @@ def _per_class(scores: ClassScores, classes: ClassList, has_recall: bool) -> dic
 
 
 def _extras(scored: Scored, warnings: set) -> dict:
-    options, matches, extras = scored.options, list(scored.scenes.values()), {}
-    if options.per_scene or options.has_digest:
+    options, matches, extras = scored.request.options, list(scored.scenes.values()), {}
+    has_all, num_classes = scored.request.has_digest, scored.rule.num_classes
+    if options["per_scene"] or has_all:
         extras["per_scene"] = {
-            name: _summary(instance_ap.class_scores([scene], scored.rule.num_classes), scored.classes, options.recall)
+            name: _summary(instance_ap.class_scores([scene], num_classes), scored.classes, scored.has_recall)
             for name, scene in scored.scenes.items()
         }
-    if options.size_bins or options.has_digest:
+    if options["size_bins"] or has_all:
         extras["size_bins"] = instance_extras.recall_by_size(matches)
-    if options.confusion or options.has_digest:
-        table = instance_extras.confusion(matches, scored.rule.num_classes)
+    if options["confusion"] or has_all:
+        table = instance_extras.confusion(matches, num_classes)
         extras["confusion"] = confusion_cells(table, [*scored.classes.names, None])
-    if options.bootstrap:
+    if options["bootstrap"]:
         extras["intervals"] = _intervals(scored, warnings)
     return extras
 
@@ -188,8 +163,9 @@ def _intervals(scored: Scored, warnings: set) -> dict[str, list[float | None]]:
     matches = list(scored.scenes.values())
     if not has_intervals(len(matches), "scene", warnings):
         return {"ap" + suffix: [None, None] for suffix in _COLUMNS}
-    rng = np.random.default_rng(scored.options.seed)
-    return instance_extras.bootstrap_intervals(matches, scored.rule.num_classes, scored.options.bootstrap, rng)
+    options = scored.request.options
+    rng = np.random.default_rng(options["seed"])
+    return instance_extras.bootstrap_intervals(matches, scored.rule.num_classes, options["bootstrap"], rng)
 
 
 def _match_lines(scored: Scored) -> Iterator[dict]:
@@ -220,11 +196,10 @@ def _curves(scored: Scored) -> dict[str, dict]:
     }
 
 
-def _footnote(result: dict) -> str:
-    counts, options = result["counts"], result["options"]
-    rule = _RULES[result["preset"]].format(classes=options["classes"])
+def _footnote(result: dict, scored: Scored) -> str:
+    counts = result["counts"]
     return (
-        f"{result['preset']}: {rule}; instances of {options['min_region']} vertices or more\n"
+        f"{result['preset']}: {scored.about}; instances of {scored.rule.min_region} vertices or more\n"
         f"ignored {counts['ignored_pred']} of {counts['pred']} predictions: not of the classes, smaller than that, "
         "or mostly on what is not scored"
     )

@@ -6,6 +6,8 @@ The rules of the numbers are in `metrics/video_masks.py` (J and F) and `metrics/
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from pc3dcli.commands.eval_track2d_inputs import (
@@ -18,6 +20,7 @@ from pc3dcli.commands.eval_track2d_inputs import (
 )
 from pc3dcli.commands.eval_track2d_result import HIGHER_IS_BETTER, ScoredRun, VideoScores, evaluation_of
 from pc3dcli.commands.evaluation import Evaluation, Request, check_partners, named
+from pc3dcli.commands.pairing import Pairing
 from pc3dcli.errors import InputError
 from pc3dcli.formats.mask_videos import MaskVideo, find_videos, split_videos
 from pc3dcli.formats.result_json import file_sha256
@@ -74,7 +77,7 @@ def run(request: Request) -> Evaluation:
     is_prompted = request.preset == "davis"
     annotations = ("Annotations",) if is_prompted else ("Annotations_unsupervised", "Annotations")
     truth = find_videos(request.gt, annotations)
-    if request.options.get("split") is not None:
+    if request.options["split"] is not None:
         wanted = split_videos(request.options["split"], request.gt)
         missing = sorted(set(wanted) - truth.keys())
         if missing:
@@ -83,7 +86,7 @@ def run(request: Request) -> Evaluation:
     run = _Run(truth, request)
     folders = folder_videos(request.predictions, annotations)
     if folders is not None:
-        run.check_videos(folders)
+        check_partners(truth, run.chosen(folders), request.gt, allow_missing=run.allow_missing, what="video")
     is_cut = request.options["allow_truncated"]
     videos = stream_videos(request.predictions, allow_truncated=is_cut) if folders is None else folders.values()
     for number, video in enumerate(videos, 1):
@@ -99,31 +102,23 @@ class _Run:
         self.truth, self.request = truth, request
         self.is_prompted = request.preset == "davis"
         self.allow_missing = request.options["allow_missing"]
-        self.scored: dict[str, VideoScores] = {}
+        self.pairing = Pairing(truth.keys(), request.gt, self.allow_missing, what="video")
+        self.videos: dict[str, VideoScores] = {}
         self.warnings: set[tuple[str, str, str]] = set()
-        self.failed: set[str] = set()
-        self.extra: set[str] = set()
-        self.programs: dict[str, dict] = {}
         self.prediction_entries: list[tuple[str, str]] = []
 
-    def check_videos(self, names: dict | set) -> list[str]:
-        """Compare the videos of both sides and return those without predictions; raises InputError as cli.md says."""
-        if self.request.options.get("split") is not None:
-            names = set(names) & self.truth.keys()
-        gt, failed = self.request.gt, sorted(self.failed - set(names))
-        if failed and not self.allow_missing:
-            raise InputError(f"{named(failed, 'video')} failed in the command that made the predictions", file=gt)
-        return check_partners(self.truth, names, gt, allow_missing=self.allow_missing, what="video")
+    def chosen(self, names: Collection[str]) -> Collection[str]:
+        """Return the names that --split chooses, all of them without it."""
+        return names if self.request.options["split"] is None else self.truth.keys() & set(names)
 
     def add(self, video: FolderVideo | StreamVideo) -> None:
         """Score one video."""
-        self.programs |= {record["id"]: record for record in video.programs}
-        if video.name not in self.truth:
-            self.extra.add(video.name)
-        elif not video.is_ok:
-            self.failed.add(video.name)
-        elif video.frames or video.name not in self.scored:  # a scene may come again with other records
-            self.scored[video.name] = self._score(self.truth[video.name], video)
+        if not self.chosen([video.name]):
+            return
+        is_taken = self.pairing.accepts(video.name, is_ok=video.is_ok, programs=video.programs)
+        if is_taken and (video.frames or video.name not in self.videos):  # a scene may come again with other records
+            self.videos[video.name] = self._score(self.truth[video.name], video)
+            self.pairing.scored.add(video.name)
             if self.request.has_digest:
                 self.prediction_entries += video.entries()
 
@@ -147,18 +142,17 @@ class _Run:
 
     def finish(self) -> Evaluation:
         """Put the numbers together; videos without predictions count as such under --allow-missing."""
-        num_scored = len(self.scored)
-        for name in self.check_videos(self.scored.keys() | self.extra):
-            self.scored[name] = self._score(self.truth[name], None)
-            code = "failed-video" if name in self.failed else "missing-video"
-            self._warn(code, name, "scored as a video without masks")
+        missing = self.pairing.missing()
+        for name in missing:
+            self.videos[name] = self._score(self.truth[name], None)
         return evaluation_of(
             ScoredRun(
-                videos=dict(sorted(self.scored.items())),
-                num_scored=num_scored,
+                videos=dict(sorted(self.videos.items())),
+                num_scored=len(self.pairing.scored),
+                about=PRESETS[self.request.preset],
                 request=self.request,
-                warnings=self.warnings,
-                programs=list(self.programs.values()),
+                warnings=self.warnings | self.pairing.warnings_of(missing),
+                programs=list(self.pairing.programs.values()),
                 digest_entries=(self._truth_entries(), self.prediction_entries),
             )
         )

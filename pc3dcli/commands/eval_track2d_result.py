@@ -30,10 +30,6 @@ from pc3dcli.metrics.video_masks import statistics
 HIGHER_IS_BETTER = ("jf", "j", "f", "j_recall", "f_recall", "idf1", "ap", "ap50", "ap75", "consistency")
 _AT_50, _AT_75 = 0, 5  # among track_matches.THRESHOLDS
 _TRACKS = ("idf1", "id_switches", "fragmentations", "ap", "ap50", "ap75", "consistency")
-_RULES = {
-    "davis": "objects of the first frame against masks of the same id; first and last frame left out of J and F",
-    "davis-unsupervised": "objects of the first frame against the tracks assigned to them; void pixels left out",
-}
 
 
 @dataclass(frozen=True)
@@ -63,10 +59,15 @@ class VideoScores:
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """All videos by name; digest_entries: (relative path, SHA-256) of ground truth and predictions."""
+    """All videos by name.
+
+    about           the preset in a line
+    digest_entries  (relative path, SHA-256) of ground truth and predictions
+    """
 
     videos: dict[str, VideoScores]
     num_scored: int
+    about: str
     request: Request
     warnings: set[tuple[str, str, str]]
     programs: list[dict]
@@ -82,7 +83,7 @@ def evaluation_of(run: ScoredRun) -> Evaluation:
         num_scored=run.num_scored,
         tables=_tables(result, {name: _summary([video]) for name, video in run.videos.items()}),
         footnote=(
-            f"{run.request.preset}: {_RULES[run.request.preset]}\n"
+            f"{run.request.preset}: {run.about}\n"
             f"{counts['gt']} objects and {counts['pred']} tracks in {counts['frames']} frames; "
             "IDF1, switches, fragmentations and AP are of tracks whatever their ids"
         ),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pc3dcli.datasets.scene import SceneRef
 
 STDIN = "<stdin>"
+_FILE_SUFFIXES = frozenset((".json", ".txt", ".csv", ".npz", ".safetensors"))  # pipes of these names are no streams
 _Item = TypeVar("_Item")
 
 
@@ -46,7 +47,8 @@ def expand_names(ctx: typer.Context, names: list[str] | None, examples: str) -> 
 def is_stream(name: str) -> bool:
     """Tell whether an input is a record stream: stdin or a pipe, a stream file, the --out folder of a command."""
     path = Path(name)
-    return name == "-" or path.suffix == ".ndjson" or path.is_fifo() or (path / "run.json").is_file()
+    is_pipe = path.is_fifo() and path.suffix not in _FILE_SUFFIXES
+    return name == "-" or path.suffix == ".ndjson" or is_pipe or (path / "run.json").is_file()
 
 
 def holds_stream(name: str) -> bool:

@@ -35,7 +35,7 @@ class ClassList:
 def semantic_classes(source: str) -> ClassList:
     """Return all classes of a benchmark ("scannet", "scannet200") or of a user's list, those that are no instances too.
 
-    raises  UsageError for an unknown name, FormatError for a malformed list
+    raises  UsageError for an unknown name, InputError for a missing file, FormatError for a malformed list
     """
     return ClassList(*_list_of(source, only_instances=False))
 
@@ -45,7 +45,7 @@ def instance_classes(source: str, instance_names: Path | None = None) -> ClassLi
 
     source          "scannet", "scannet200", or the path of a table or of a plain list of semantic classes
     instance_names  file of the names among them that are instances, one per line; all of them if None
-    raises          UsageError for an unknown name, FormatError for a malformed list
+    raises          UsageError for an unknown name, InputError for a missing file, FormatError for a malformed list
     """
     label, ids, names, groups = _list_of(source, only_instances=True)
     if instance_names is not None:
@@ -79,6 +79,8 @@ def _list_of(source: str, only_instances: bool) -> tuple[str, tuple, tuple, tupl
     name = _TABLES.get(source)
     path = Path(__file__).with_name(name) if name else Path(source)
     if not name and not path.is_file():
+        if path.suffix or path.parent != Path("."):  # meant as a file
+            raise InputError("no such file of classes", file=path)
         known = ", ".join(sorted(_TABLES))
         raise UsageError(f"no class list {source!r}", hint=f"give a file, or one of: {known}")
     lines = _read_lines(path)

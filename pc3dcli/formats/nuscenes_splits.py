@@ -31,7 +31,7 @@ def split_scenes(split: str, folder: Path) -> tuple[frozenset[str], bool]:
     """Return the scene names of a split, and whether each of them must be in the tables.
 
     split   an official name, a file of scene names one a line, or a name in `splits.json` of the tables' folder
-    raises  UsageError for a name that is none of these, FormatError for a malformed file
+    raises  UsageError for a name that is none of these, InputError for a missing file, FormatError for a malformed one
     """
     official = official_splits()
     if split in official:
@@ -43,6 +43,8 @@ def split_scenes(split: str, folder: Path) -> tuple[frozenset[str], bool]:
         scenes = _custom(custom).get(split)
         if scenes is not None:
             return scenes, True
+    if path.suffix or path.parent != Path("."):  # meant as a file
+        raise InputError("no such file of scene names", file=path)
     hint = f"a file of scene names, or one of: {', '.join(sorted(official))}"
     raise UsageError(f"--split {split}: no such split or file", hint=hint)
 

@@ -22,7 +22,7 @@ from pc3dcli.errors import FormatError, InputError
 from pc3dcli.formats import scannet_aggregation
 from pc3dcli.formats.arrays import read_arrays
 from pc3dcli.formats.integer_text import parse_flags, parse_integer, parse_integers
-from pc3dcli.formats.paths import read_file, resolve_inside
+from pc3dcli.formats.paths import open_file, read_file, resolve_inside
 
 _FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _SUFFIXES = (".txt", ".npz", ".safetensors")
@@ -115,6 +115,12 @@ def read_vertex_mask(path: Path, num_vertices: int) -> np.ndarray:
     masked = np.zeros(num_vertices, bool)
     masked[index] = True
     return masked
+
+
+def looks_like_mask(path: Path) -> bool:
+    """Tell whether a text file begins with a line of one integer, as a mask does; a list has three fields a line."""
+    with open_file(path) as file:
+        return re.fullmatch(rb"[0-9]+(\.0*)?\s*", file.readline(64)) is not None
 
 
 def read_prediction_list(path: Path, folder: Path) -> list[ListedMask]:

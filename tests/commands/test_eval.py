@@ -90,7 +90,7 @@ def test_table(pc3d):
     assert lines[0] == "instance, preset scannet, 2 scenes"
     assert lines[1].split() == ["class", "AP", "AP50", "AP25", "gt"]
     assert lines[-4].split()[0] == "mean" and lines[-4].split()[2] == "1.0000"
-    assert lines[-3] == "scannet: the 18 classes of ScanNet; instances of 100 vertices or more"
+    assert lines[-3] == "scannet: the 18 instance classes of ScanNet; instances of 100 vertices or more"
     assert lines[-2].startswith("ignored 0 of 6 predictions: ")
     assert lines[-1] == "preset=scannet scenes=2 classes=18 undefined=15 ignored_predictions=0"
     assert all(len(line) == len(line.rstrip()) for line in lines)
@@ -460,6 +460,14 @@ def test_scenes_without_their_own_copies_of_records(pc3d):
     """A stream of 2D masks in front of the same scene's instances is one scene."""
     text = stream_text(["a"], failed=()).replace("instance3d", "other3d") + stream_text().replace("mask2d", "other2d")
     assert pc3d("--gt", "gt", "--csv", stdin=text) == pc3d("--gt", "gt", "--csv", stdin=stream_text())
+
+
+def test_masks_beside_their_lists_are_told_of(pc3d, world):
+    (world / "pred" / "m0.txt").write_text("1\n" * 300)
+    code, _, err = pc3d("pred", "--gt", "gt")
+    assert code == 4 and "1 scene (m0) without ground truth" in err and "put masks into a subfolder" in err
+    (world / "pred" / "m0.txt").write_text("masks/x.txt 3 0.5\n")
+    assert "subfolder" not in pc3d("pred", "--gt", "gt")[2]
 
 
 def test_eval_needs_numpy_only(world):

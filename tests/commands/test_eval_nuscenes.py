@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -118,6 +119,17 @@ def test_boxes_below_min_score_are_no_labels(world, score):
     world.save()
     assert score("--json", "-q", "--pseudo", "--no-provenance").out == low.out
     assert score("--min-score", "0.5").code == 2 and score("--pseudo", "--min-score", "nan").code == 2
+
+
+def test_a_submission_that_is_a_pipe_is_refused_at_once(world, score):
+    Path("submission.json").unlink()
+    os.mkfifo("submission.json")
+    result = score()
+    assert result.code == 4 and "not a regular file" in result.err
+
+
+def test_splits_that_are_not_there(world, score):
+    assert score(split="vla").code == 2 and score(split="val.txt").code == 4
 
 
 def test_confusion(world, score):

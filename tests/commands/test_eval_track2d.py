@@ -206,7 +206,7 @@ def test_a_failed_scene_of_an_earlier_stage(run, world):
     videos = {"a": [frame()] * 6, "b": [frame(second=False)] * 4}
     text = stream_text(videos, failed=["b"])
     result = score(run, stdin=text)
-    assert result.code == 4 and "1 video (b) failed in the command" in result.err
+    assert result.code == 4 and "1 video (b) without predictions; their producer failed" in result.err
     result = score(run, "--allow-missing", stdin=text)
     assert result.code == 0 and "failed-video" in result.err
 

@@ -34,6 +34,9 @@ def test_what_is_a_stream(tmp_path):
     assert is_stream(str(tmp_path / "labels"))
     assert is_stream("-")
     assert is_stream("x.ndjson")
+    for name in ("pipe", "labels.pipe", "x.ndjson", "submission.json", "scene.txt", "cls.npz"):
+        os.mkfifo(tmp_path / name)
+        assert is_stream(str(tmp_path / name)) == (name in ("pipe", "labels.pipe", "x.ndjson"))
     assert not is_stream("scan.ply")
     os.mkfifo(tmp_path / "63")
     assert is_stream(str(tmp_path / "63"))  # as <(pc3d track2d scans/) gives

@@ -51,6 +51,9 @@ def test_malformed_lists_name_the_line(tmp_path, text, line):
 def test_unknown_names(tmp_path):
     with pytest.raises(UsageError, match="no class list"):
         instance_classes("scannet21")
+    for name in ("missing.txt", str(tmp_path / "missing")):
+        with pytest.raises(InputError, match="no such file of classes"):
+            instance_classes(name)
     (tmp_path / "all.txt").write_text("wall\nchair\n")
     (tmp_path / "some.txt").write_text("chiar\n")
     with pytest.raises(FormatError, match="chiar"):

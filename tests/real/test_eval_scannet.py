@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two real ScanNet scans scored with perfect, perturbed and wrong predictions."""
 
+from inspect import signature
+
 import numpy as np
 import pytest
 
+from pc3dcli.commands import eval as command
 from pc3dcli.commands import eval_instance
 from pc3dcli.commands.evaluation import Request
 from pc3dcli.formats.scannet_instances import write_prediction, write_truth
 
+DEFAULTS = {name: option.default for name, option in signature(command.evaluate).parameters.items()}
 SCENES = ("scene0000_00", "scene0000_01")
 
 
@@ -32,7 +36,7 @@ def evaluate(folder, ids, change, **options):
         masks = [change(numbers == number) for number in objects]
         labels, scores = [number // 1000 for number in objects], np.linspace(1, 0.5, len(objects))
         write_prediction(folder / "pred", scene, masks, labels, scores)
-    request = Request([str(folder / "pred")], folder / "gt", options.pop("preset"), options)
+    request = Request([str(folder / "pred")], folder / "gt", options.pop("preset"), DEFAULTS | options)
     return eval_instance.run(request).result
 
 

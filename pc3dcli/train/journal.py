@@ -158,6 +158,8 @@ def restore(folder: RunFolder, learner: nn.Module, adam: torch.optim.Optimizer) 
         tensors, metadata = read_tensors(path)
         position = json.loads(metadata.get("checkpoint", "null"))
         step, log_bytes, program = (position[name] for name in ("step", "log_bytes", "program"))
+        if type(step) is not int or type(log_bytes) is not int or min(step, log_bytes) < 0:
+            raise ValueError
         folder.check_same(program, path)
         unpack_state(tensors, learner, adam, file=path)
     except (WeightsError, ValueError, LookupError, TypeError) as error:

@@ -15,8 +15,10 @@ from tiny import TinyData, TinyLearner, tiny_run
 
 from pc3dcli.errors import FormatError, InputError, UsageError, WeightsError
 from pc3dcli.nn.model_files import read_model
+from pc3dcli.nn.schedules import parameter_groups
 from pc3dcli.train import TrainConfig, TrainingError, train
 from pc3dcli.train import walk as walks
+from pc3dcli.train.journal import restore
 from pc3dcli.train.processes import make_fabric
 from pc3dcli.train.walk import Walk, step_seed
 
@@ -167,6 +169,30 @@ def test_a_truncated_checkpoint_or_log_is_reported(tmp_path):
             fit(tmp_path)
         assert caught.value.hint == "pass --force to start again"
     fit(tmp_path, force=True)
+
+
+def test_damaged_checkpoints_are_our_errors_or_harmless(tmp_path, rounds=150):
+    with pytest.raises(Stop):
+        train(StoppingLearner(5), TinyData(), CONFIG, tiny_run(tmp_path, CONFIG))
+    checkpoint = tmp_path / "checkpoints/last.safetensors"
+    content, rng = checkpoint.read_bytes(), np.random.default_rng(0)
+    outcomes = {"refused": 0, "read": 0}
+    for _ in range(rounds):
+        damaged = bytearray(content)
+        end = 2500 if rng.random() < 0.8 else len(content)  # mostly the header, where structure is
+        for place in rng.integers(0, end, rng.integers(1, 4)):
+            damaged[place] = rng.integers(256)
+        checkpoint.write_bytes(bytes(damaged))
+        learner = TinyLearner()
+        adam = torch.optim.AdamW(parameter_groups(learner, 0.05), fused=True)
+        try:
+            step, log_bytes = restore(tiny_run(tmp_path, CONFIG).folder, learner, adam)
+            assert step >= 0
+            assert log_bytes >= 0
+            outcomes["read"] += 1
+        except (WeightsError, UsageError):
+            outcomes["refused"] += 1
+    assert min(outcomes.values()) > 5, outcomes
 
 
 def test_a_checkpoint_of_another_model_is_reported(tmp_path):

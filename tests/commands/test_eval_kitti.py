@@ -77,7 +77,7 @@ def test_ranges(run, world):
     rows = result["breakdowns"]["by depth in metres"]
     assert rows["Car 0-30"]["gt"] == rows["Car 30-50"]["gt"] == 5 and rows["Pedestrian 30-50"]["3d_r40_hard"] is None
     assert rows["Car 30-50"]["3d_r40_moderate"] == 4 / 40
-    assert result["options"]["ranges"] == [[0, 30], [30, 50]]
+    assert result["options"]["ranges"] == "0-30,30-50"
     for bad in ("x", "30", "30-20", "-5-10", "1-inf", "1-nan", "0-1,,"):
         assert evaluate(run, world, "--ranges", bad).code == 2
 

@@ -54,7 +54,7 @@ def nearest_points(query: Tensor, points: Tensor, k: int) -> Tensor:
     raises   ValueError for fewer points than k
     """
     (B, M, _), N = query.shape, points.shape[1]
-    if N < k:
+    if k > N:
         raise ValueError(f"found clouds of {N} points, expected at least the {k} of a neighbourhood")
     budget = CHUNK_ELEMENTS.get(query.device.type, CHUNK_ELEMENTS_ELSEWHERE)
     size = max(1, budget // max(1, B * N))

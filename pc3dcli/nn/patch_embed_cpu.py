@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-CHUNK_ROWS = 1024  # points at once: 2 MB of 512 channels; ours
+CHUNK_ROWS = 1024  # points at once and thread: 2 MB of 512 channels; ours
 
 
 class Weights(NamedTuple):
@@ -121,7 +121,7 @@ def _first(rows: Tensor, w: Weights, stats: Norm) -> Tensor:
 
 def _chunks(num_patches: int, S: int) -> list[tuple[slice, slice]]:
     """Divide the patches; return slices of patches and of their rows."""
-    size = max(1, CHUNK_ROWS // S)
+    size = max(1, CHUNK_ROWS * torch.get_num_threads() // S)
     starts = range(0, num_patches, size)
     return [(slice(i, i + size), slice(i * S, (i + size) * S)) for i in starts]
 

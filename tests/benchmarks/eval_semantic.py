@@ -2,11 +2,13 @@
 """CPU seconds and numbers of `pc3d eval --task semantic` against the public scorers on the same inputs.
 
     python tests/benchmarks/eval_semantic.py --peer .../3d_evaluation/evaluate_semantic_label.py [--python PEER_PYTHON]
-    python tests/benchmarks/eval_semantic.py --peer ... --equality 200 [--confmat .../semantic/utils/confmat.py]
+    python tests/benchmarks/eval_semantic.py --peer ... --equality 200 [--scannet200 .../BenchmarkScripts/ScanNet200]
+        [--confmat .../semantic/utils/confmat.py]
 
 PEER is the public BenchmarkScripts/3d_evaluation/evaluate_semantic_label.py made to run under Python 3 (2to3), with
 util.py and util_3d.py in the folder above it; CONFMAT is the scorer of ScanNet++.  Two runs: text files, both as
-programs, and arrays in memory, the peer's reading of files replaced.  --equality compares random small cases instead.
+programs, and arrays in memory, the peer's reading of files replaced.  --equality compares random small cases instead;
+with ScanNet200's constants the same script scores its 200 classes, and its lists of head, common and tail.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import runpy
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +31,7 @@ from pc3dcli.commands.evaluation import Request
 from pc3dcli.formats.class_lists import semantic_classes
 from pc3dcli.metrics import miou
 
-CLASSES = semantic_classes("scannet")
+CLASSES, CLASSES_200 = semantic_classes("scannet"), semantic_classes("scannet200")
 OPTIONS = {
     "classes": None, "vertex_masks": None, "groups": None, "per_scene": False, "confusion": False, "bootstrap": 0,
     "seed": 0, "allow_missing": False, "allow_truncated": False,
@@ -87,32 +91,47 @@ def peer_iou(module, scenes):
     return np.array([value[0] if isinstance(value, tuple) else value for value in values])
 
 
-def random_scene(rng):
+def random_scene(rng, ids):
     """Draw a small case: empty, one vertex, everything ignored, few classes, labels outside of the list."""
     size = int(rng.choice([0, 1, 2, 30, 400]))
-    known = rng.choice(CLASSES.ids, int(rng.integers(1, 20)), replace=False)
-    values = [[0, 13, 40], known, [*known, 0, 13, 40, 41, 1000, -1, -100]][rng.integers(3)]
-    truth = rng.choice(values, size)
-    others = rng.choice([*CLASSES.ids, 0, 13, 41, 99999, -5], size)
+    known = rng.choice(ids, int(rng.integers(1, 20)), replace=False)
+    outside = [0, ids[-1] + 1, ids[-1] + 2, 1000, 65536, -1, -100]
+    truth = rng.choice([[0, 13, ids[-1] + 1], known, [*known, *outside]][rng.integers(3)], size)
+    others = rng.choice([*(ids if rng.random() < 0.5 else known), 0, 13, ids[-1] + 1, 99999, -5], size)
     return truth, np.where(rng.random(size) < rng.random(), truth, others)
 
 
-def equality(peer, num_cases):
+def scannet200(module, folder):
+    """Let the public script score the classes of ScanNet200; return the positions of the classes of each group."""
+    constants, splits = (runpy.run_path(str(folder / f"scannet200_{name}.py")) for name in ("constants", "splits"))
+    module.VALID_CLASS_IDS = np.array(constants["VALID_CLASS_IDS_200"])
+    module.UNKNOWN_ID = np.max(module.VALID_CLASS_IDS) + 1
+    names = constants["CLASS_LABELS_200"]
+    assert (tuple(module.VALID_CLASS_IDS), names) == (CLASSES_200.ids, CLASSES_200.names)
+    groups = {group: splits[f"{group.upper()}_CATS_SCANNET_200"] for group in ("head", "common", "tail")}
+    return {group: [names.index(name) for name in members] for group, members in groups.items()}
+
+
+def equality(preset, classes, peer, num_cases, groups_of=None):
     """Compare the command's numbers with the public code on random cases."""
     module, rng = load_script(peer), np.random.default_rng(0)
+    groups = groups_of(module) if groups_of else {}
     largest = compared = undefined = 0
     for _ in range(num_cases):
-        scenes = [random_scene(rng) for _ in range(int(rng.integers(1, 4)))]
-        expected = peer_iou(module, scenes)
-        found = command_values(scenes, "scannet", {})
-        iou = np.array([np.nan if row["iou"] is None else row["iou"] for row in found["per_class"].values()])
-        mean = np.nan if found["metrics"]["miou"] is None else found["metrics"]["miou"]
-        mean_expected = np.nan if np.isnan(expected).all() else np.nanmean(expected)
-        difference = np.abs(np.append(iou, mean) - np.append(expected, mean_expected))
-        assert np.array_equal(np.isnan(iou), np.isnan(expected))
-        compared, undefined = compared + int((~np.isnan(difference)).sum()), undefined + int(np.isnan(difference).sum())
-        largest = max(largest, np.nanmax(difference, initial=0))
-    print(f"scannet    {num_cases} cases, {compared} numbers, {undefined} undefined on both, largest {largest:.1e}")
+        scenes = [random_scene(rng, classes.ids) for _ in range(int(rng.integers(1, 4)))]
+        iou = peer_iou(module, scenes)
+        expected = np.array([*iou, mean(iou), *(mean(iou[members]) for members in groups.values())])
+        result = command_values(scenes, preset, {})
+        metrics = [result["metrics"][name] for name in ("miou", *(f"{group}_miou" for group in groups))]
+        found = np.array([row["iou"] for row in result["per_class"].values()] + metrics, float)
+        assert np.array_equal(np.isnan(found), np.isnan(expected))
+        compared, undefined = compared + int((~np.isnan(found)).sum()), undefined + int(np.isnan(found).sum())
+        largest = max(largest, np.nanmax(np.abs(found - expected), initial=0))
+    print(f"{preset:10s} {num_cases} cases, {compared} numbers, {undefined} undefined on both, largest {largest:.1e}")
+
+
+def mean(values):
+    return np.nan if np.isnan(values).all() else np.nanmean(values)
 
 
 def equality_top(confmat, num_cases):
@@ -137,7 +156,7 @@ def equality_top(confmat, num_cases):
                         matrix.update(torch.as_tensor(three), torch.as_tensor(truth))
                 with np.errstate(all="ignore"):
                     ious = matrix.ious
-                expected[k] = np.append(ious, np.nan if np.isnan(ious).all() else np.nanmean(ious))
+                expected[k] = np.append(ious, mean(ious))
         try:
             found = command_values(scenes, "scannetpp", {"names": num_classes})
         except eval_semantic.FormatError:
@@ -184,6 +203,7 @@ def command_values(scenes, preset, extra):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", type=Path)
+    parser.add_argument("--scannet200", type=Path)
     parser.add_argument("--confmat", type=Path)
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--equality", type=int, default=0)
@@ -192,7 +212,10 @@ def main():
     options = parser.parse_args()
     if options.equality:
         if options.peer:
-            equality(options.peer, options.equality)
+            equality("scannet", CLASSES, options.peer, options.equality)
+        if options.peer and options.scannet200:
+            groups_of = partial(scannet200, folder=options.scannet200)
+            equality("scannet200", CLASSES_200, options.peer, options.equality, groups_of)
         if options.confmat:
             equality_top(options.confmat, options.equality)
         return

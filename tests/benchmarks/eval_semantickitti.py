@@ -26,7 +26,11 @@ from pc3dcli.formats.semantickitti import label_map, write_labels
 
 OPTIONS = {"split": None, "per_scene": False, "confusion": False, "bootstrap": 0, "seed": 0, "allow_missing": False}
 RAW = label_map("single").raw_labels
-CONFIGS = {"semkitti": "semantic-kitti.yaml", "semkitti-multi": "semantic-kitti-all.yaml"}
+CONFIGS = {
+    "semkitti": "semantic-kitti.yaml",
+    "semkitti-multi": "semantic-kitti-all.yaml",
+    "semkitti-present": "semantic-kitti.yaml",
+}
 
 
 def write_scan(folder, index, truth, prediction, rng):
@@ -68,6 +72,9 @@ def equality(options):
             ours = {"iou_mean": found["metrics"]["miou"], "accuracy_mean": found["metrics"]["acc"]}
             ours |= {f"iou_{label}": row["iou"] for label, row in found["per_class"].items()}
             assert ours.keys() == expected.keys(), ours.keys() ^ expected.keys()
+            if preset == "semkitti-present":  # the public code has the classes, not their mean
+                classes = [name for name in list(ours)[2:] if ours[name] is not None]  # after both means
+                expected["iou_mean"] = np.mean([float(expected[name]) for name in classes]) if classes else 0
             for key, value in ours.items():  # the public code writes 0 for what is undefined
                 largest = max(largest, abs((value or 0.0) - float(expected[key])))
             compared += len(ours)

@@ -32,6 +32,20 @@ def test_accuracies_as_the_loop_says(seed):
     assert overall == np.mean(label == prediction) and mean == pytest.approx(np.mean(recalls), abs=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore")  # it warns of classes that are only predicted
+def test_accuracies_as_scikit_learn_has_them():
+    from sklearn.metrics import accuracy_score, balanced_accuracy_score
+
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        num_classes = int(rng.integers(2, 41))
+        label = rng.choice(rng.choice(num_classes, int(rng.integers(1, num_classes + 1))), int(rng.integers(1, 300)))
+        prediction = np.where(rng.random(label.size) < rng.random(), label, rng.integers(0, num_classes, label.size))
+        overall, mean = accuracies(label, prediction, num_classes)
+        assert overall == pytest.approx(accuracy_score(label, prediction), abs=1e-12)
+        assert mean == pytest.approx(balanced_accuracy_score(label, prediction), abs=1e-12)
+
+
 def test_ties_take_the_lowest_class():
     assert [part.tolist() for part in first_and_vote(np.array([[[1.0, 2, 2], [3, 3, 3]]]))] == [[1, 0]] * 2
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
+from pc3dcli.papers.geomask3d.gc_head import GcHead
 from pc3dcli.papers.geomask3d.gm3d import Gm3d, Gm3dConfig, ema_decay, feature_error
 from pc3dcli.papers.geomask3d.point_m2ae import PointM2ae, PointM2aeConfig
 from pc3dcli.papers.geomask3d.point_mae import PointMae, PointMaeConfig
@@ -129,7 +130,7 @@ def test_other_masks_train_the_base_model_as_it_is(kind):
     learner = make(kind, Gm3dConfig(mask="random", gc_depth=1), teacher=False)
     plain = copy.deepcopy(learner.student.base)
     batch = make_batch()
-    loss, log = learner.training_loss(batch, position())
+    loss, log = learner.training_loss(batch, position(20, 400))  # after the switch of the weights
     loss.backward()
     from pc3dcli.papers.geomask3d.masking import random_hidden
 
@@ -250,6 +251,16 @@ def test_mask_rounding_of_the_full_model():
     base = make_base(num_points=256, num_patches=64)
     assert Gm3d(base, Gm3dConfig(mask="random", gc_depth=0)).num_hidden == 38
     assert Gm3d(base, Gm3dConfig(mask="random", gc_depth=0, mask_rounding="gm3d")).num_hidden == 39
+
+
+def test_teachers_hide_as_many_patches_as_the_student(monkeypatch):
+    hidden = []
+    forward = GcHead.forward
+    monkeypatch.setattr(GcHead, "forward", lambda self, *given: (hidden.append(given[2]), forward(self, *given))[1])
+    learner = make(config=Gm3dConfig(gc_depth=1, mask_rounding="gm3d"))
+    learner.training_loss(make_batch(), position())
+    assert len(hidden) == 3  # two folds, and the student
+    assert all((mask.sum(1) == 5).all() for mask in hidden)
 
 
 def test_stored_scores_take_the_place_of_the_teacher():

@@ -15,6 +15,7 @@ from pc3dcli.formats.result_names import columns_of, counted, shown_name, unit_o
 
 if TYPE_CHECKING:
     from pc3dcli.commands.eval_compare import Comparison, Run
+    from pc3dcli.metrics.bootstrap import PairedDifference
 
 _MAIN_COLUMNS = ("ap", "iou")  # of classes, where a task has them; files have their columns in the order of the letters
 
@@ -156,7 +157,7 @@ def _values(rows: list[dict], name: str) -> list[str]:
     return ["" if value is None else repr(value) for value in numbers]
 
 
-def _spread(found) -> list[str]:
+def _spread(found: PairedDifference | None) -> list[str]:
     if found is None:
         return [""] * 4
     return ["" if value is None else repr(value) for value in (found.mean, found.low, found.high, found.num_scenes)]

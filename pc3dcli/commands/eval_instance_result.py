@@ -47,6 +47,7 @@ class Scored:
 
     @property
     def has_recall(self) -> bool:
+        """Whether --recall asks for recall too."""
         return self.request.options["recall"]
 
 

@@ -56,6 +56,7 @@ class Scored:
 
     @property
     def skips_absent(self) -> bool:
+        """Whether classes without annotations are left out of the means."""
         return self.request.preset == "nuscenes-present"
 
 

@@ -63,6 +63,7 @@ class Truth:
     keep: np.ndarray | None
 
     def overlaps(self, mask: np.ndarray) -> np.ndarray:
+        """Return the vertices that a mask (N,) shares with each instance, see `SceneTruth.overlaps`."""
         return self.scene.overlaps(mask if self.keep is None else mask[self.keep])
 
 

@@ -60,6 +60,7 @@ class FolderVideo:
         return FrameMasks(labels=labels)
 
     def scores(self) -> dict[int, float]:
+        """Return nothing: label images have no scores."""
         return {}
 
     def num_proposals(self, num_tracks: int) -> int:
@@ -119,6 +120,7 @@ class StreamVideo:
         return {track: math.fsum(scores) / len(scores) for track, scores in found.items()}
 
     def num_proposals(self, num_tracks: int) -> int:
+        """Return how many proposals the public scorer would see: the tracks."""
         return num_tracks
 
     def entries(self) -> Entries:

@@ -77,6 +77,7 @@ class Evaluation:
 
     @property
     def warnings(self) -> list[dict]:
+        """The warnings of the result, as `result.json` lists them."""
         return self.result["warnings"]
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,14 +18,16 @@ ADVANCED = "Advanced"
 class Command(PlainCommand):
     """A command whose help shows the common options first and the rest under *Advanced*."""
 
-    def parse_args(self, ctx, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        """Parse the command line; raises UsageError for empty arguments."""
         for text in args:  # "" as a path would be the current folder
             if not text or (text.startswith("--") and text.endswith("=")):
                 given = f"{text} has no value" if text else "an argument is empty"
                 raise UsageError(given, hint="perhaps a shell variable is not set")
         return super().parse_args(ctx, args)
 
-    def format_options(self, ctx, formatter) -> None:
+    def format_options(self, ctx: typer.Context, formatter: Any) -> None:
+        """Write the options into the help, common ones first."""
         for param in self.get_params(ctx):
             param.show_envvar = False  # every option has one, PC3D_<COMMAND>_<OPTION>; the man page says so
         for title in ("Options", ADVANCED):
@@ -40,7 +42,7 @@ class Command(PlainCommand):
                     formatter.write_dl(records)
 
 
-def _help_record(param, ctx) -> tuple[str, str] | None:
+def _help_record(param: Any, ctx: typer.Context) -> tuple[str, str] | None:
     record = param.get_help_record(ctx)
     if record and param.param_type_name == "argument":
         return param.metavar, record[1]  # without the name of its Python type

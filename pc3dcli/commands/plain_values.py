@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
 _NUMBERS = {int: re.compile("[0-9]{1,15}"), float: re.compile("[0-9]{1,15}([.][0-9]{1,15})?")}
@@ -25,18 +26,20 @@ _NOT_PLAIN = object()
 class PlainCommand(TyperCommand):
     """A command whose plain values skip the type checker."""
 
-    def get_params(self, ctx) -> list:
+    def get_params(self, ctx: typer.Context) -> list:
+        """Return the parameters, each with its short way."""
         return [_without_checker(param) for param in super().get_params(ctx)]
 
 
 class PlainGroup(TyperGroup):
     """A program of commands whose plain values skip the type checker."""
 
-    def get_params(self, ctx) -> list:
+    def get_params(self, ctx: typer.Context) -> list:
+        """Return the parameters, each with its short way."""
         return [_without_checker(param) for param in super().get_params(ctx)]
 
 
-def _without_checker(param):
+def _without_checker(param: Any) -> Any:
     checker = getattr(param, "get_runtime_param", None)
     if checker is not None and not isinstance(getattr(checker, "__self__", None), _PlainValue):
         param.get_runtime_param = _PlainValue(checker).get
@@ -52,7 +55,7 @@ class _PlainValue:
     def get(self) -> _PlainValue:
         return self
 
-    def coerce(self, value: Any, param, ctx) -> Any:
+    def coerce(self, value: Any, param: Any, ctx: typer.Context) -> Any:
         if value is None:
             return () if param.multiple or param.nargs == -1 else None
         plain = plain_value(value, param.type_descriptor.annotation, param.type_descriptor.parameter_info)

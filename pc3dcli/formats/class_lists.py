@@ -79,7 +79,7 @@ def _list_of(source: str, only_instances: bool) -> tuple[str, tuple, tuple, tupl
     name = _TABLES.get(source)
     path = Path(__file__).with_name(name) if name else Path(source)
     if not name and not path.is_file():
-        if path.suffix or path.parent != Path("."):  # meant as a file
+        if path.suffix or path.parent != Path():  # meant as a file
             raise InputError("no such file of classes", file=path)
         known = ", ".join(sorted(_TABLES))
         raise UsageError(f"no class list {source!r}", hint=f"give a file, or one of: {known}")

@@ -36,6 +36,8 @@ class Fold:
 
 @dataclass(frozen=True)
 class Folds:
+    """Folds of few-shot classification: `way` classes of `shot` support and `queries` query samples each."""
+
     way: int
     shot: int
     queries: int

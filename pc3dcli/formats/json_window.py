@@ -54,6 +54,7 @@ class JsonWindow:
         return self._lines
 
     def fault(self, message: str) -> FormatError:
+        """Return the error of what is read next."""
         return FormatError(message, file=self.path, line=self.line)
 
     def next_character(self) -> str:
@@ -205,6 +206,7 @@ class Batch:
         return len(self.records)
 
     def fault(self, index: int, message: str) -> FormatError:
+        """Return the error of one of the records."""
         return FormatError(message, file=self.path, line=self.line_of(index))
 
     def take(self, index: Sequence[int] | np.ndarray) -> Batch:

@@ -43,7 +43,7 @@ def split_scenes(split: str, folder: Path) -> tuple[frozenset[str], bool]:
         scenes = _custom(custom).get(split)
         if scenes is not None:
             return scenes, True
-    if path.suffix or path.parent != Path("."):  # meant as a file
+    if path.suffix or path.parent != Path():  # meant as a file
         raise InputError("no such file of scene names", file=path)
     hint = f"a file of scene names, or one of: {', '.join(sorted(official))}"
     raise UsageError(f"--split {split}: no such split or file", hint=hint)

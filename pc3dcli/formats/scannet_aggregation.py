@@ -115,10 +115,12 @@ class Annotations:
 
     @cached_property
     def label_map(self) -> Path:
+        """The table of labels; raises InputError when there is none."""
         return find_label_map(self.folder)
 
     @cached_property
     def label_ids(self) -> dict[str, int]:
+        """The label id of every raw category."""
         return read_label_map(self.label_map, self.column)
 
     def instance_ids(self, path: Path) -> np.ndarray:

@@ -38,6 +38,7 @@ class Prediction:
 
     @property
     def num_points(self) -> int:
+        """Points that were predicted, of which some may be the same point of the shape."""
         return len(self.logits if self.part is None else self.part)
 
 

@@ -58,6 +58,8 @@ def fold_accuracy(accuracies: np.ndarray) -> FoldAccuracy:
 
 @dataclass(frozen=True)
 class FoldSize:
+    """How large folds of few-shot classification are, and how many."""
+
     way: int = 5  # classes of a fold
     shot: int = 10  # support samples of a class
     queries: int = 20  # query samples of a class

@@ -42,6 +42,7 @@ class TruthRule:
 
     @property
     def num_classes(self) -> int:
+        """Classes that are scored."""
         return 1 if self.merge else len(self.class_ids)
 
     def class_index(self, label_ids: np.ndarray) -> np.ndarray:

@@ -39,6 +39,7 @@ class Subset:
 
     @property
     def num_truth(self) -> int:
+        """Objects that are counted."""
         return int((self.truth == COUNTED).sum())
 
 

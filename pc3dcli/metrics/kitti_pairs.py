@@ -7,6 +7,7 @@ class's threshold are kept, so that matching works on a short list.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,7 +113,9 @@ def image_pairs(truth: Boxes, found: Boxes, rows: np.ndarray, is_used: np.ndarra
     return _joined(kept)
 
 
-def _same_frame(truth_frame, rows, found_frame):
+def _same_frame(
+    truth_frame: np.ndarray, rows: np.ndarray, found_frame: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (truth rows, detection rows) of all pairs within a frame, ascending, a bounded number at a time."""
     first = np.searchsorted(found_frame, truth_frame[rows], "left")
     count = np.searchsorted(found_frame, truth_frame[rows], "right") - first
@@ -127,7 +130,9 @@ def _same_frame(truth_frame, rows, found_frame):
         start = stop
 
 
-def _overlaps(truth, found, names=OVERLAPS, *, is_cover=False) -> dict[str, np.ndarray]:
+def _overlaps(
+    truth: np.ndarray, found: np.ndarray, names: Sequence[str] = OVERLAPS, *, is_cover: bool = False
+) -> dict[str, np.ndarray]:
     """Return (P,) overlaps of each name: intersection over union, or over the detection with `is_cover`."""
     overlaps = {"bbox": _image_overlap(truth[:, 3:7], found[:, 3:7], is_cover)}
     if "bev" not in names:
@@ -148,7 +153,8 @@ def _overlaps(truth, found, names=OVERLAPS, *, is_cover=False) -> dict[str, np.n
     return overlaps
 
 
-def _image_overlap(truth, found, is_cover: bool) -> np.ndarray:
+def _image_overlap(truth: np.ndarray, found: np.ndarray, is_cover: bool) -> np.ndarray:
+    """Return (P,) overlaps of boxes (P, 4) in the image, x1 y1 x2 y2."""
     width = np.minimum(truth[:, 2], found[:, 2]) - np.maximum(truth[:, 0], found[:, 0])
     height = np.minimum(truth[:, 3], found[:, 3]) - np.maximum(truth[:, 1], found[:, 1])
     shared = np.where((width > 0) & (height > 0), width * height, 0.0)
@@ -157,12 +163,12 @@ def _image_overlap(truth, found, is_cover: bool) -> np.ndarray:
     return _ratio(shared, found_area if is_cover else found_area + truth_area - shared)
 
 
-def _ground_box(values) -> np.ndarray:
+def _ground_box(values: np.ndarray) -> np.ndarray:
     """Return (N, 5) rectangles in the x, z plane; rotation_y turns from x away from z."""
     return np.stack([values[:, 10], values[:, 12], values[:, 9], values[:, 8], -values[:, 13]], axis=1)
 
 
-def _ratio(part, whole) -> np.ndarray:
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.zeros(len(part)), where=(part > 0) & (whole != 0))
 
 

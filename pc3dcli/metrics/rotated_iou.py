@@ -40,7 +40,9 @@ def _area(a: np.ndarray, b: np.ndarray, offset: np.ndarray) -> np.ndarray:
     return np.maximum(edges.sum(axis=1), 0.0)  # rounding may leave -1e-17
 
 
-def _edge_integral(x0, y0, x1, y1, half_length, half_width) -> np.ndarray:
+def _edge_integral(
+    x0: np.ndarray, y0: np.ndarray, x1: np.ndarray, y1: np.ndarray, half_length: np.ndarray, half_width: np.ndarray
+) -> np.ndarray:
     """Integrate clamp(x, -half_length, half_length) dy over the part of each edge with |y| <= half_width."""
     low, high = np.clip(y0, -half_width, half_width), np.clip(y1, -half_width, half_width)
     rise = y1 - y0
@@ -49,7 +51,7 @@ def _edge_integral(x0, y0, x1, y1, half_length, half_width) -> np.ndarray:
     return (high - low) * _mean_clamped(np.minimum(start, end), np.maximum(start, end), half_length)
 
 
-def _mean_clamped(left, right, limit) -> np.ndarray:
+def _mean_clamped(left: np.ndarray, right: np.ndarray, limit: np.ndarray) -> np.ndarray:
     """Return the mean of clamp(x, -limit, limit) over x from left to right; exact also where they are close."""
     inner_left, inner_right = np.clip(left, -limit, limit), np.clip(right, -limit, limit)
     inside = (inner_right - inner_left) * (inner_left + inner_right) / 2

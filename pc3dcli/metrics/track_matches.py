@@ -38,6 +38,7 @@ class FrameOverlaps:
 
     @property
     def iou(self) -> np.ndarray:
+        """IoU (G, P) of objects and tracks."""
         return self.shared / (self.truth_area[:, None] + self.track_area - self.shared)
 
 

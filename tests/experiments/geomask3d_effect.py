@@ -195,7 +195,7 @@ def features(weights: Path, shapes: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ranking(weights: Path, world: dict[str, Path]) -> dict[str, float]:
-    """Return how well scores of held-out shapes rank their measured difficulty, in both views, and the last log line."""
+    """Return how well scores rank the measured difficulty of held-out shapes, in both views, and the last log."""
     found = {}
     for view in ("kfold", "full"):
         command = [

@@ -35,5 +35,5 @@ def test_the_curriculum_of_the_readme_runs(environment, tmp_path):
         config = json.loads((tmp_path / f"runs/s{stage}/config.json").read_text())["config"]
         assert config["mask_ratio"] == 0.5 + 0.1 * stage
         lines = (tmp_path / f"runs/score{stage}.ndjson").read_text().splitlines()
-        assert sum('"patch_score"' in line for line in lines) == 24
+        assert sum('"type":"patch_score"' in line for line in lines) == 24
     assert len(list((tmp_path / "pictures").glob("*.html"))) == 6

@@ -7,6 +7,8 @@ plain containers; a .safetensors file cannot hold code at all.
 
 from __future__ import annotations
 
+import re
+import warnings
 from pathlib import Path
 
 import torch
@@ -78,15 +80,23 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 def _read_pickle(path: Path) -> object:
     try:
-        with torch.serialization.safe_globals(_numpy_numbers()):
+        with torch.serialization.safe_globals(_numpy_numbers()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the pickle's protocol
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile pickle fails in any way: IndexError, KeyError, UnicodeError, ...
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise WeightsError(
-            f"not a checkpoint of plain tensors, or one that is damaged ({reason})",
+            f"not a checkpoint of plain tensors, or one that is damaged ({_reason(error)})",
             file=path,
             hint="pc3d never runs code out of a checkpoint; download the official file again or save its state dict",
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    """Return what the unpickler stumbled over, without torch's advice to switch the check off."""
+    text = str(error)
+    found = re.search(r"^(Unsupported|Trying to load) .*$", text, re.MULTILINE)
+    line = found[0] if found else next(iter(text.splitlines()), "")
+    return line[:200] or type(error).__name__
 
 
 def _numpy_numbers() -> list:

@@ -93,3 +93,15 @@ def test_load_exactly_loads_and_names_every_kind_of_difference(tmp_path):
         with pytest.raises(WeightsError, match=message):
             load_exactly(model, tensors, file=tmp_path, kind="a line")
     assert torch.equal(model.bias, good["bias"])
+
+
+class Hostile:
+    def __reduce__(self) -> tuple:
+        return print, ("code ran",)
+
+
+def test_code_in_a_pickle_is_named_not_run(tmp_path, capfd):
+    torch.save({"a": Hostile()}, tmp_path / "hostile.pth")
+    with pytest.raises(WeightsError, match=r"unsupported GLOBAL builtins\.print"):
+        read_state_dict(tmp_path / "hostile.pth")
+    assert capfd.readouterr() == ("", "")

@@ -94,7 +94,7 @@ def _read_pickle(path: Path) -> object:
 def _reason(error: Exception) -> str:
     """Return what the unpickler stumbled over, without torch's advice to switch the check off."""
     text = str(error)
-    found = re.search(r"(Unsupported (global|operand|class)|Trying to load unsupported).*", text)
+    found = re.search(r"(Unsupported (global|operand|class)|Trying to load unsupported)[^.\n]*", text)
     line = found[0] if found else next(iter(text.splitlines()), "")
     return line[:200] or type(error).__name__
 

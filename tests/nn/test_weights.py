@@ -102,6 +102,6 @@ class Hostile:
 
 def test_code_in_a_pickle_is_named_not_run(tmp_path, capfd):
     torch.save({"a": Hostile()}, tmp_path / "hostile.pth")
-    with pytest.raises(WeightsError, match=r"\(Unsupported global: GLOBAL builtins\.print"):
+    with pytest.raises(WeightsError, match=r"\(Unsupported global: GLOBAL print was not"):
         read_state_dict(tmp_path / "hostile.pth")
     assert capfd.readouterr() == ("", "")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Help starts at once: no command loads what only its work needs."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -58,12 +59,30 @@ def test_help_fits_a_screen_before_advanced(name):
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_eval_loads_nothing_of_the_other_commands(tmp_path):
+@pytest.fixture
+def small_job(tmp_path):
+    """The arguments of an evaluation of one scene."""
     (tmp_path / "gt").mkdir()
     (tmp_path / "pred" / "masks").mkdir(parents=True)
     (tmp_path / "gt" / "a.txt").write_text("3001\n" * 120)
     (tmp_path / "pred" / "a.txt").write_text("masks/0.txt 3 0.5\n")
     (tmp_path / "pred" / "masks" / "0.txt").write_text("1\n" * 120)
-    names, result = imported_by("-m", "pc3dcli", "eval", str(tmp_path / "pred"), "--gt", str(tmp_path / "gt"))
+    return ["eval", str(tmp_path / "pred"), "--gt", str(tmp_path / "gt")]
+
+
+def test_eval_loads_nothing_of_the_other_commands(small_job):
+    names, result = imported_by("-m", "pc3dcli", *small_job)
     assert result.returncode == 0, result.stderr
     assert names & (HEAVY - {"numpy"} | {"multiprocessing", "concurrent"}) == set()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are listed there")
+def test_eval_starts_no_threads_of_linear_algebra(small_job):
+    code = (
+        "import os, sys; from pc3dcli import main; assert main._run(sys.argv[1:]) == 0; "
+        "assert 'numpy' in sys.modules; print(len(os.listdir('/proc/self/task')))"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    command = [sys.executable, "-c", code, *small_job]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "1"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tensors that records refer to: numbers in the record itself, or a safetensors file beside the stream (cli.md 3).
 
-`{"dtype": "I32", "shape": [3], "values": [0, 2, 1]}` or `{"file": "a.safetensors", "name": "pred", ...}`; `data` is
-another name of `values`.  The file is looked for in the folder of the stream, then in the root of the scene.
+`{"dtype": "I32", "shape": [3], "data": [0, 2, 1]}` or `{"file": "a.safetensors", "name": "pred", ...}`.  The file is
+looked for in the folder of the stream, then in the root of the scene.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ def read_tensor(tensor: Any, folders: Sequence[Path]) -> np.ndarray:
 
 
 def _inline(tensor: dict, dtype: str, shape: list[int]) -> np.ndarray:
-    values = tensor.get("values", tensor.get("data"))
+    values = tensor.get("data")
     kinds = {int} if dtype[0] in "UI" else {bool} if dtype == "BOOL" else {int, float}
     if not isinstance(values, list) or not set(map(type, values)) <= kinds:
-        raise FormatError(f"tensor has neither a file nor values of {dtype}")
+        raise FormatError(f"tensor has neither a file nor data of {dtype}")
     if len(values) != math.prod(shape):
-        raise FormatError(f"tensor has {len(values)} values, its shape is {shape}")
+        raise FormatError(f"tensor has {len(values)} numbers, its shape is {shape}")
     try:
         return np.array(values, DTYPES[dtype]).reshape(shape)
     except (OverflowError, ValueError) as error:

@@ -21,7 +21,7 @@ def write(folder, **scenes):
 
 def inline(labels, **fields):
     shape = list(np.shape(labels))
-    return {"dtype": "I32", "shape": shape, "values": np.ravel(labels).tolist()} | fields
+    return {"dtype": "I32", "shape": shape, "data": np.ravel(labels).tolist()} | fields
 
 
 def stream(tensors, *, failed=(), **fields):
@@ -74,11 +74,11 @@ def test_names_of_classes(world, score):
     records = {scene: inline([known[label] for label in labels]) for scene, labels in LABELS.items()}
     write(world / "pred", a=[1, 1, 2, 13, 2, 2, 13], b=[1, 2, 13, 2])
     assert score(stdin=stream(records, classes=NAMES)).out == score("pred").out
-    records["a"]["values"][0] = -1  # no label
+    records["a"]["data"][0] = -1  # no label
     write(world / "pred", a=[0, 1, 2, 13, 2, 2, 13])
     assert score(stdin=stream(records, classes=NAMES)).out == score("pred").out
     for wrong in (4, -2):
-        records["a"]["values"][3] = wrong
+        records["a"]["data"][3] = wrong
         result = score(stdin=stream(records, classes=NAMES))
         assert result.code == 4 and f"<stdin>:3: point 3: found label {wrong} of 4 classes" in result.err
 
@@ -135,7 +135,7 @@ def test_streams_that_are_cut(world, score):
         (inline([1] * 6), "6 vertices, expected 7"),
         (inline([[1, 2]] * 7), "2 labels a point, expected one"),
         (inline([0.5] * 7, dtype="F32"), "expected integers"),
-        (inline([1] * 7, shape=[8]), "has 7 values"),
+        (inline([1] * 7, shape=[8]), "has 7 numbers"),
         (inline([1] * 7, shape=[1, 7, 1]), "expected integers, one or several"),
         (inline(3), "expected integers, one or several"),
         ({"file": "/etc/passwd", "name": "x", "dtype": "I32", "shape": [7]}, "absolute"),

@@ -16,7 +16,7 @@ from pc3dcli.formats.class_lists import semantic_classes
 damage = runpy.run_path(str(Path(__file__).parent / "mutations.py"))
 CLASSES = semantic_classes("scannet")
 TENSOR = {"file": "a.safetensors", "name": "pred", "dtype": "I32", "shape": [5]}
-INLINE = {"dtype": "U8", "shape": [2, 2], "values": [0, 1, 1, 0]}
+INLINE = {"dtype": "U8", "shape": [2, 2], "data": [0, 1, 1, 0]}
 RECORDS = [
     {"type": "header", "format": "pc3d", "version": "1.0"},
     {"type": "scene", "scene": "a", "root": "."},

@@ -7,13 +7,12 @@ from pc3dcli.errors import FormatError, InputError
 from pc3dcli.formats.tensors import read_tensor, tensor_file
 
 
-@pytest.mark.parametrize("key", ["values", "data"])
-def test_numbers_in_the_record(key):
-    array = read_tensor({"dtype": "I32", "shape": [2, 2], key: [0, -1, 5, 7]}, [])
+def test_numbers_in_the_record():
+    array = read_tensor({"dtype": "I32", "shape": [2, 2], "data": [0, -1, 5, 7]}, [])
     assert array.dtype == np.int32 and array.tolist() == [[0, -1], [5, 7]]
-    assert read_tensor({"dtype": "F32", "shape": [2], key: [1, 0.5]}, []).tolist() == [1, 0.5]
-    assert read_tensor({"dtype": "BOOL", "shape": [1], key: [True]}, []).tolist() == [True]
-    assert read_tensor({"dtype": "U8", "shape": [0], key: []}, []).shape == (0,)
+    assert read_tensor({"dtype": "F32", "shape": [2], "data": [1, 0.5]}, []).tolist() == [1, 0.5]
+    assert read_tensor({"dtype": "BOOL", "shape": [1], "data": [True]}, []).tolist() == [True]
+    assert read_tensor({"dtype": "U8", "shape": [0], "data": []}, []).shape == (0,)
 
 
 def test_a_file_beside_the_stream_or_in_the_root(tmp_path):
@@ -26,18 +25,18 @@ def test_a_file_beside_the_stream_or_in_the_root(tmp_path):
     save_file({"pred": np.array([4, 5, 6], np.int32)}, stream / "a.safetensors")
     assert read_tensor(tensor, [stream, root]).tolist() == [4, 5, 6]
     assert tensor_file(tensor, [stream, root]) == stream / "a.safetensors"
-    assert tensor_file({"dtype": "I32", "shape": [0], "values": []}, [stream]) is None
+    assert tensor_file({"dtype": "I32", "shape": [0], "data": []}, [stream]) is None
 
 
-INLINE = {"dtype": "I32", "shape": [2], "values": [0, 1]}
+INLINE = {"dtype": "I32", "shape": [2], "data": [0, 1]}
 
 
 @pytest.mark.parametrize(
     "change",
     [
         {"dtype": "I31"}, {"dtype": None}, {"shape": [3]}, {"shape": 2}, {"shape": [-2]}, {"shape": [True, 2]},
-        {"shape": ["2"]}, {"values": None}, {"values": [0, 1.5]}, {"values": [0, True]}, {"values": [0, None]},
-        {"values": [0, 2**31]}, {"values": [[0], [1]]}, {"dtype": "U8", "values": [0, -1]},
+        {"shape": ["2"]}, {"data": None}, {"data": [0, 1.5]}, {"data": [0, True]}, {"data": [0, None]},
+        {"data": [0, 2**31]}, {"data": [[0], [1]]}, {"dtype": "U8", "data": [0, -1]},
         {"dtype": "BOOL"}, {"file": "../a.safetensors"}, {"file": "/etc/passwd"}, {"file": 3}, {"file": ""},
     ],
 )  # fmt: skip

@@ -24,7 +24,7 @@ PRESETS = {
     "kitti": "the official program: an object exactly as high as the minimum counts",
     "kitti-py": "the ports to Python and numba: an object exactly as high as the minimum is ignored",
 }
-OPTIONS = frozenset(("split", "loose", "ranges", "per_scene", "confusion", "allow_missing"))
+OPTIONS = frozenset(("split", "loose", "ranges", "per_scene", "confusion", "bootstrap", "seed", "allow_missing"))
 MANUAL = """\
 PREDICTIONS is one folder of result files NNNNNN.txt, or a folder that has them in data/; --gt is the folder of label
 files, or one that has them in label_2/ or training/label_2/. --split FILE lists the frames to score, one id a line.
@@ -57,7 +57,8 @@ frame without one is an error, or without detections under --allow-missing.
 --ranges 0-30,30-50,50-80 (ours) repeats bev and 3d for objects at such depths z in metres, the lower limit included;
 objects elsewhere are ignored, and detections elsewhere are no false positives. F1 of a frame (--per-scene, ours) is
 taken at the score at which its class has the largest F1 over all frames, at moderate. --confusion (ours) matches boxes
-in the image with overlap above 0.5 whatever their types, the best score first, above that score.
+in the image with overlap above 0.5 whatever their types, the best score first, above that score. --bootstrap draws
+frames; the steps of recall are those of each resample.
 """
 _KIND = {name: index for index, name in enumerate(KINDS)}
 _OTHER = KINDS.index("other")

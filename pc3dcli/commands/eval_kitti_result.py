@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -17,16 +17,20 @@ from pc3dcli.commands.evaluation import (
     Table,
     base_result,
     confusion_cells,
+    has_intervals,
     shown,
     warning_records,
 )
 from pc3dcli.metrics import kitti_ap, kitti_extras, kitti_pairs
+from pc3dcli.metrics.bootstrap import percentile_interval
 from pc3dcli.metrics.kitti_ap import DIFFICULTIES, NUM_STEPS, Curve, Subset
+from pc3dcli.metrics.kitti_bootstrap import CurveSteps, curve_steps
 from pc3dcli.metrics.kitti_pairs import CLASSES, OVERLAPS, Boxes
 
 KINDS = ("3d", "bev", "bbox", "aos")  # the numbers, the most looked for first
 STEPS = ("r40", "r11")
 MODERATE, HARD = DIFFICULTIES.index("moderate"), DIFFICULTIES.index("hard")
+CurvesByKey = Mapping[tuple[str, int, int], Curve]  # by overlap, class and difficulty
 NAMES = (*CLASSES, "Van", "Person_sitting", "DontCare", "other")  # of kitti_pairs.KINDS
 
 
@@ -97,16 +101,24 @@ class _Curves:
             seen = kitti_extras.in_range(seen, self.truth, self.found, *limits)
         return kitti_ap.precision_curve(self.truth, self.found, self.pairs[name][c], seen)
 
-    def values(self, c: int) -> dict[str, float | None]:
-        """Return the numbers of a class by metric name."""
+    def values(self, c: int, curves: CurvesByKey) -> dict[str, float | None]:
+        """Return the numbers of a class by metric name, `curves` being those of all frames or of a resample."""
         values = {}
         for kind, (difficulty, at) in product(KINDS, enumerate(DIFFICULTIES)):
-            curve = self.curves["bbox" if kind == "aos" else kind, c, difficulty]
+            curve = curves["bbox" if kind == "aos" else kind, c, difficulty]
             height = curve.similarity if kind == "aos" else curve.precision
             is_defined = curve.num_truth > 0 and (kind != "aos" or self.has_orientation)
             both = kitti_ap.average_precision(height) if is_defined else (None, None)
             values |= {f"{kind}_{steps}_{at}": value for steps, value in zip(STEPS, both, strict=True)}
         return {name: values[name] for name in _row_names()}
+
+    def steps(self) -> dict[tuple[str, int, int], CurveSteps]:
+        """Return what the curves of resamples of the frames follow from."""
+        count = len(self.scored.frames)
+        return {
+            (name, c, at): curve_steps(self.truth, self.found, self.pairs[name][c], self.subset(name, c, at), count)
+            for name, c, at in self.curves
+        }
 
     def operating_score(self, name: str, c: int) -> float | None:
         """Return the score at which a class has its largest F1 at moderate; None when it finds nothing."""
@@ -119,10 +131,10 @@ class _Curves:
         total = np.zeros((3, len(self.scored.frames)), np.int64)
         for c in range(len(CLASSES)):
             score = self.operating_score(name, c)
-            lowest = np.inf if score is None else score
-            seen = self.subset(name, c, MODERATE)
-            num_frames, pairs = total.shape[1], self.pairs[name][c]
-            total += kitti_ap.frame_counts(self.truth, self.found, pairs, seen, lowest, num_frames)
+            limits = np.full((total.shape[1], 1), np.inf if score is None else score)
+            seen, pairs = self.subset(name, c, MODERATE), self.pairs[name][c]
+            counts = kitti_ap.frame_counts(self.truth, self.found, pairs, seen, limits)
+            total += np.stack([counts.true_positives, counts.false_positives, counts.misses])[:, :, 0]
         return kitti_extras.f1(*total)
 
     def confusion(self) -> list[dict]:
@@ -156,6 +168,8 @@ def _row_names() -> list[str]:
 def _result(scored: Scored, curves: _Curves) -> dict:
     request, found = scored.request, scored.found
     per_class = {name: _class_row(curves, c) for c, name in enumerate(CLASSES)}
+    warnings = scored.warnings | _warnings(scored, curves)
+    extras = _extras(scored, curves, warnings)
     can_count = (found.kind < len(CLASSES)) & (np.abs(found.image_height) >= min(kitti_ap.MIN_HEIGHT))
     entries = scored.digest_entries if request.has_digest else None
     result = base_result("kitti", request.preset, len(scored.frames), entries) | {
@@ -169,9 +183,9 @@ def _result(scored: Scored, curves: _Curves) -> dict:
             "classes": len(CLASSES),
             "undefined_classes": sum(row["gt"] == 0 for row in per_class.values()),
         },
-        "warnings": warning_records(scored.warnings | _warnings(scored, curves)),
+        "warnings": warning_records(warnings),
     }
-    return result | _extras(scored, curves)
+    return result | extras
 
 
 def _options(scored: Scored) -> dict:
@@ -179,8 +193,10 @@ def _options(scored: Scored) -> dict:
     options = scored.request.options
     return {
         "allow_missing": options["allow_missing"],
+        "bootstrap": options["bootstrap"],
         "loose": options["loose"],
         "ranges": ",".join(scored.ranges) or None,
+        "seed": options["seed"] if options["bootstrap"] else None,
         "split": options["split"] and Path(options["split"]).name,
     }
 
@@ -188,7 +204,7 @@ def _options(scored: Scored) -> dict:
 def _class_row(curves: _Curves, c: int) -> dict:
     counts = [curves.seen[c, difficulty].num_truth for difficulty in range(len(DIFFICULTIES))]
     named = {f"gt_{at}": count for at, count in zip(DIFFICULTIES, counts, strict=True)}
-    return curves.values(c) | {"gt": counts[HARD]} | named
+    return curves.values(c, curves.curves) | {"gt": counts[HARD]} | named
 
 
 def _summary(per_class: dict[str, dict]) -> dict[str, float | None]:
@@ -213,8 +229,8 @@ def _warnings(scored: Scored, curves: _Curves) -> set[tuple[str, str, str]]:
     return warnings
 
 
-def _extras(scored: Scored, curves: _Curves) -> dict:
-    """Return what --ranges, --per-scene, --confusion and the report add."""
+def _extras(scored: Scored, curves: _Curves, warnings: set[tuple[str, str, str]]) -> dict:
+    """Return what --ranges, --per-scene, --confusion, --bootstrap and the report add."""
     options, extras = scored.request.options, {}
     if scored.ranges:
         extras["breakdowns"] = {"by depth in metres": dict(_by_range(curves, scored.ranges))}
@@ -226,7 +242,22 @@ def _extras(scored: Scored, curves: _Curves) -> dict:
         }
     if options["confusion"] or scored.request.has_digest:
         extras["confusion"] = curves.confusion()
+    if options["bootstrap"]:
+        extras["intervals"] = _intervals(scored, curves, warnings)
     return extras
+
+
+def _intervals(scored: Scored, curves: _Curves, warnings: set[tuple[str, str, str]]) -> dict[str, list[float | None]]:
+    """Return 2.5 and 97.5 percentiles over frames drawn with replacement; null for a single frame."""
+    count, options = len(scored.frames), scored.request.options
+    if not has_intervals(count, "frame", warnings):
+        return {name: [None, None] for name in metric_names()}
+    rng, steps, draws = np.random.default_rng(options["seed"]), curves.steps(), []
+    for _ in range(options["bootstrap"]):
+        weight = np.bincount(rng.integers(count, size=count), minlength=count)
+        drawn = {key: step.curve(weight) for key, step in steps.items()}
+        draws.append(_summary({name: curves.values(c, drawn) for c, name in enumerate(CLASSES)}))
+    return {name: percentile_interval(np.array([draw[name] for draw in draws], np.float64)) for name in draws[0]}
 
 
 def _by_range(curves: _Curves, ranges: dict[str, tuple[float, float]]) -> Iterator[tuple[str, dict]]:

@@ -96,37 +96,57 @@ def precision_curve(truth: Boxes, found: Boxes, pairs: Pairs, seen: Subset) -> C
     false_positives = len(counted) - np.searchsorted(counted, thresholds, "left")
     for part, choice in _second_pass(truth, found, pairs, seen, thresholds):
         is_true, uses = _outcome(part, seen)
-        agreement = (1 + np.cos(truth.alpha[part.truth] - found.alpha[part.found])) / 2
+        agreement = _agreement(truth, found, part)
         true_positives += _chosen(is_true, choice).sum(axis=0)
         false_positives -= _chosen(uses, choice).sum(axis=0)
         similarity += _chosen(agreement * is_true, choice).sum(axis=0)
+    return curve_of(seen.num_truth, thresholds, true_positives, false_positives, similarity)
+
+
+def curve_of(
+    num_truth: int,
+    thresholds: np.ndarray,
+    true_positives: np.ndarray,
+    false_positives: np.ndarray,
+    similarity: np.ndarray,
+) -> Curve:
+    """Return the curve of counts and sums of similarity (T,) at the thresholds (T,)."""
     found_any = true_positives + false_positives
-    return Curve(
-        seen.num_truth,
-        thresholds,
-        true_positives,
-        false_positives,
-        _running_maximum(true_positives, found_any),
-        _running_maximum(similarity, found_any),
-    )
+    heights = _running_maximum(true_positives, found_any), _running_maximum(similarity, found_any)
+    return Curve(num_truth, thresholds, true_positives, false_positives, *heights)
 
 
-def frame_counts(
-    truth: Boxes, found: Boxes, pairs: Pairs, seen: Subset, threshold: float, num_frames: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the true positives, false positives and misses of each frame at one score, (F,) int64 each."""
-    pairs = _visible(pairs, seen)
-    is_alone = (seen.found == COUNTED) & ~seen.excused & (found.score >= threshold)
-    true_positives = np.zeros(num_frames, np.int64)
-    false_positives = np.bincount(found.frame[is_alone], minlength=num_frames)
-    misses = np.bincount(truth.frame[seen.truth == COUNTED], minlength=num_frames)
-    for part, choice in _second_pass(truth, found, pairs, seen, np.array([threshold])):
-        taken = choice[choice < len(part.truth)]
-        frame, (is_true, uses) = truth.frame[part.truth[taken]], _outcome(part, seen)
-        true_positives += np.bincount(frame[is_true[taken]], minlength=num_frames)
-        false_positives -= np.bincount(frame[uses[taken]], minlength=num_frames)
-        misses -= np.bincount(frame[seen.truth[part.truth[taken]] == COUNTED], minlength=num_frames)
-    return true_positives, false_positives, misses
+@dataclass(frozen=True)
+class FrameCounts:
+    """What becomes of each frame at limits of its own: (F, T) int64, similarity (F, T) float64."""
+
+    true_positives: np.ndarray
+    false_positives: np.ndarray
+    misses: np.ndarray
+    similarity: np.ndarray
+
+
+def frame_counts(truth: Boxes, found: Boxes, pairs: Pairs, seen: Subset, limits: np.ndarray) -> FrameCounts:
+    """Match each frame at limits of its own; limits (F, T) lowest scores that count."""
+    pairs, shape = _visible(pairs, seen), limits.shape
+    alone = np.flatnonzero((seen.found == COUNTED) & ~seen.excused)
+    at = found.frame[alone]
+    ends = np.searchsorted(at, np.arange(shape[0] + 1))
+    above = np.cumsum(np.pad(found.score[alone][:, None] >= limits[at], ((1, 0), (0, 0))), axis=0)[ends]
+    num_truth = np.bincount(truth.frame[seen.truth == COUNTED], minlength=shape[0])
+    sums = np.stack([np.zeros(shape), np.diff(above, axis=0), np.repeat(num_truth[:, None], shape[1], axis=1)])
+    similarity = np.zeros(shape)
+    for part, choice in _second_pass(truth, found, pairs, seen, limits):
+        row, step = np.nonzero(choice < len(part.truth))
+        taken = choice[row, step]
+        place = truth.frame[part.truth[taken]] * shape[1] + step
+        is_true, uses = _outcome(part, seen)
+        is_found = seen.truth[part.truth] == COUNTED
+        for total, change in zip(sums, (is_true * 1.0, -1.0 * uses, -1.0 * is_found), strict=True):
+            total += np.bincount(place, change[taken], minlength=limits.size).reshape(shape)
+        agreement = _agreement(truth, found, part) * is_true
+        similarity += np.bincount(place, agreement[taken], minlength=limits.size).reshape(shape)
+    return FrameCounts(*sums.astype(np.int64), similarity)
 
 
 def average_precision(precision: np.ndarray) -> tuple[float, float]:
@@ -136,13 +156,19 @@ def average_precision(precision: np.ndarray) -> tuple[float, float]:
 
 def first_pass_scores(truth: Boxes, found: Boxes, pairs: Pairs, seen: Subset) -> np.ndarray:
     """Return the scores with which counted objects take counted detections, the highest score first, descending."""
+    return found.score[first_pass(truth, found, pairs, seen)]
+
+
+def first_pass(truth: Boxes, found: Boxes, pairs: Pairs, seen: Subset) -> np.ndarray:
+    """Return the counted detections (S,) that counted objects take, the highest score first, by falling score."""
     pairs = _visible(pairs, seen)
-    scores = [np.zeros(0)]
+    rows = [np.zeros(0, np.int64)]
     for part, choice in _assign(truth, pairs, -found.score[pairs.found], found.score, np.array([-np.inf])):
         taken = choice[choice < len(part.truth)]
         is_true, _ = _outcome(part, seen)
-        scores.append(found.score[part.found[taken[is_true[taken]]]])
-    return np.sort(np.concatenate(scores))[::-1]
+        rows.append(part.found[taken[is_true[taken]]])
+    taken = np.concatenate(rows)
+    return taken[np.argsort(-found.score[taken], kind="stable")]
 
 
 def recall_thresholds(scores: np.ndarray, num_truth: int) -> np.ndarray:
@@ -150,15 +176,36 @@ def recall_thresholds(scores: np.ndarray, num_truth: int) -> np.ndarray:
 
     scores  (S,) descending; num_truth counted objects
     """
-    kept, current, last = [], 0.0, len(scores) - 1
-    for i, score in enumerate(scores.tolist()):
-        left = (i + 1) / num_truth
-        right = (i + 2) / num_truth if i < last else left
-        if right - current < current - left and i < last:
-            continue
-        kept.append(score)
+    return scores[recall_positions(len(scores), num_truth)]
+
+
+def recall_positions(num_scores: int, num_truth: int) -> list[int]:
+    """Return which of so many scores, the highest first, come nearest to recall 0, 1/40, ..., 1; at most 41.
+
+    The comparison is the program's, in its floating point; it is made near the place where it turns only.
+    """
+    kept: list[int] = []
+    current, last = 0.0, num_scores - 1
+    while len(kept) <= NUM_STEPS and (not kept or kept[-1] < last) and num_scores:
+        lowest = kept[-1] + 1 if kept else 0
+        i = min(max(lowest, int(current * num_truth - 1.5)), last)
+        while i > lowest and not _is_skipped(i - 1, current, num_truth):
+            i -= 1
+        while i < last and _is_skipped(i, current, num_truth):
+            i += 1
+        kept.append(i)
         current += 1.0 / NUM_STEPS
-    return np.array(kept[: NUM_STEPS + 1])
+    return kept
+
+
+def _is_skipped(i: int, current: float, num_truth: int) -> bool:
+    """Tell whether the recall after the next score is nearer to `current` than that after score i."""
+    return (i + 2) / num_truth - current < current - (i + 1) / num_truth
+
+
+def _agreement(truth: Boxes, found: Boxes, pairs: Pairs) -> np.ndarray:
+    """Return (P,) in [0, 1], how well the orientations of pairs agree."""
+    return (1 + np.cos(truth.alpha[pairs.truth] - found.alpha[pairs.found])) / 2
 
 
 def _running_maximum(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
@@ -197,6 +244,7 @@ def _assign(
 ) -> Iterator[tuple[Pairs, np.ndarray]]:
     """Let objects take detections at every threshold, some frames at a time.
 
+    thresholds  (T,), or (F, T) those of each frame
     preference  (P,) an object takes its open pair of the smallest; on ties the first in file order
     yields      pairs of whole frames, reordered, and choice (objects, T): position of the pair taken, P for none
     """
@@ -220,10 +268,10 @@ def _assign_frames(
     order, object_start, round_start = _rounds(pairs.truth, local, frame)
     pairs = Pairs(pairs.truth[order], pairs.found[order], pairs.overlap[order])
     local, num_pairs = local[order], len(order)
-    is_open = score[pairs.found][:, None] >= thresholds
-    is_taken = np.zeros((len(found), len(thresholds)), bool)
+    is_open = score[pairs.found][:, None] >= (thresholds if thresholds.ndim == 1 else thresholds[frame[order]])
+    is_taken = np.zeros((len(found), thresholds.shape[-1]), bool)
     bounds = np.append(object_start, num_pairs)
-    choice = np.empty((len(object_start), len(thresholds)), np.int32)
+    choice = np.empty((len(object_start), thresholds.shape[-1]), np.int32)
     for first, last in zip(round_start[:-1], round_start[1:], strict=True):
         low, high = bounds[first], bounds[last]
         usable = is_open[low:high] if first == 0 else is_open[low:high] & ~is_taken[local[low:high]]

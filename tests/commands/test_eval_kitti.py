@@ -180,3 +180,22 @@ def test_the_same_bytes_for_any_seed_of_hashes(world):
         )
         texts.add((world / seed / "result.json").read_bytes())
     assert len(texts) == 1
+
+
+def test_bootstrap_over_frames(run, world):
+    result = result_of(run, world, "--bootstrap", "40", "--seed", "3")
+    assert result["options"]["bootstrap"] == 40 and result["options"]["seed"] == 3
+    assert result["warnings"][0]["code"] == "few-scenes" and result["intervals"].keys() == result["metrics"].keys()
+    assert result["intervals"]["3d_r40_moderate_car"] == [9 / 40] * 2  # any five frames are as good
+    assert result["intervals"]["bbox_r40_moderate_cyclist"] == [None, None]
+    write(world, "pred/data", 2, [])
+    first, again = (result_of(run, world, "--bootstrap", "40", "--seed", "3")["intervals"] for _ in range(2))
+    low, high = first["3d_r40_moderate_car"]
+    assert first == again and 0 < low < 7 / 40 <= high == 9 / 40
+    assert "95 % interval over frames" in evaluate(run, world, "--bootstrap", "5").out
+
+
+def test_bootstrap_of_one_frame(run, world):
+    (world / "one.txt").write_text("000001\n")
+    done = evaluate(run, world, "--split", world / "one.txt", "--bootstrap", "5", "--json")
+    assert {r["value"] for r in done.of("metric") if "percentile" in r} == {None} and "one-scene" in done.err

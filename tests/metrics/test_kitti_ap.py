@@ -224,7 +224,10 @@ def test_frame_counts_add_up_to_the_curve():
     pairs = kitti_pairs.matching_pairs(truth, found, STRICT)["3d"][CAR]
     whole = kitti_ap.precision_curve(truth, found, pairs, seen)
     step = whole.best_step()
-    tp, fp, misses = kitti_ap.frame_counts(truth, found, pairs, seen, whole.thresholds[step], len(frames))
+    counts = kitti_ap.frame_counts(truth, found, pairs, seen, np.repeat(whole.thresholds[None], len(frames), axis=0))
+    assert np.array_equal(counts.true_positives.sum(axis=0), whole.true_positives)
+    assert np.array_equal(counts.false_positives.sum(axis=0), whole.false_positives)
+    tp, fp, misses = (c[:, step] for c in (counts.true_positives, counts.false_positives, counts.misses))
     assert tp.sum() == whole.true_positives[step] > 0 and fp.sum() == whole.false_positives[step]
     assert (tp >= 0).all() and (fp >= 0).all() and (misses >= 0).all() and misses.sum() > 0
     assert kitti_extras.f1(np.array([2, 0]), np.array([1, 0]), np.array([1, 0])) == [2 / 3, None]

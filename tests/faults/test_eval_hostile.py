@@ -81,8 +81,9 @@ def test_what_is_no_file_is_refused_at_once(run, task, kind):
         file.unlink()
         makers = {"fifo": os.mkfifo, "folder": Path.mkdir, "loop": lambda path: path.symlink_to(path.name)}
         makers.get(kind, lambda path: path.symlink_to("/dev/zero"))(file)
-    result = run(*arguments, "--report", "r")
-    assert result.code == 4 and not Path("r").exists(), result.err
+    for more in ([], ["--allow-missing"]):  # what is there, but no file, is not missing
+        result = run(*arguments, "--report", "r", *more)
+        assert result.code == 4 and not Path("r").exists(), result.err
 
 
 @pytest.mark.parametrize(

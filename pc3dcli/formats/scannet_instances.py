@@ -56,7 +56,7 @@ def find_scenes(folder: Path) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix not in _SUFFIXES or path.name == _PUBLIC_RESULT or path.is_dir():
+        if path.suffix not in _SUFFIXES or path.name == _PUBLIC_RESULT:  # what is no file fails when it is read
             continue
         if path.stem in found:
             raise InputError(f"scene {path.stem} has two files, {found[path.stem].name} and {path.name}", file=folder)

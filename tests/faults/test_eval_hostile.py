@@ -86,6 +86,25 @@ def test_what_is_no_file_is_refused_at_once(run, task, kind):
         assert result.code == 4 and not Path("r").exists(), result.err
 
 
+@pytest.mark.parametrize(("task", "name"), [("instance", "s.txt"), ("semantic", "s.txt"), ("parts", "s.txt")])
+@pytest.mark.parametrize("kind", ["fifo", "folder", "dangling"])
+def test_what_is_no_file_is_not_missing_among_others(run, task, name, kind):
+    for scene in ("r", "s"):
+        put(f"gt/{scene}.txt", ("12\n" if task == "parts" else "3001\n" if task == "instance" else "3\n") * 200)
+        put(f"pred/{scene}.txt", "m/0.mask 3 0.9\n" if task == "instance" else "12\n" * 200)
+    put("pred/m/0.mask", "1\n" * 200)
+    arguments = ("eval", "pred", "--task", task, "--gt", "gt", "--allow-missing")
+    assert run(*arguments).code == 0
+    file = Path("pred") / name
+    file.unlink()
+    makers = {"fifo": os.mkfifo, "folder": Path.mkdir, "dangling": lambda path: path.symlink_to("nowhere")}
+    makers[kind](file)
+    result = run(*arguments)
+    assert result.code == 4 and "s.txt: cannot read it" in result.err
+    file.rmdir() if kind == "folder" else file.unlink()
+    assert run(*arguments).code == 0  # now it is missing
+
+
 @pytest.mark.parametrize(
     "result",
     [

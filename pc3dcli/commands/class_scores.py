@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pc3dcli.commands.evaluation import Table, confusion_cells, shown
-from pc3dcli.commands.numbers import Numbers, intervals, number
+from pc3dcli.commands.result_draft import ResultDraft, intervals, number
 from pc3dcli.metrics.classification import sample_counts
 from pc3dcli.metrics.miou import class_accuracy, class_counts, confusion, mean_defined, overall_accuracy
 
@@ -38,7 +38,9 @@ def accuracies(counts: np.ndarray) -> dict[str, np.ndarray]:
     return {"oa": overall_accuracy(counts), "macc": mean_defined(class_accuracy(counts))}
 
 
-def fill(numbers: Numbers, samples: Samples, predictions: dict[str, np.ndarray], options: dict, *, rows: bool) -> None:
+def fill(
+    draft: ResultDraft, samples: Samples, predictions: dict[str, np.ndarray], options: dict, *, rows: bool
+) -> None:
     """Put accuracies, classes, counts and extras of the predictions into the result.
 
     predictions  ending of the metrics' names -> (N,) predicted class; the first is the main one
@@ -48,13 +50,13 @@ def fill(numbers: Numbers, samples: Samples, predictions: dict[str, np.ndarray],
     clipped = {kind: np.minimum(found, num_classes) for kind, found in predictions.items()}
     totals = {kind: class_counts(confusion(samples.label, found, num_classes)) for kind, found in clipped.items()}
     for name in ("oa", "macc"):
-        numbers.metrics |= {name + kind: number(accuracies(total)[name]) for kind, total in totals.items()}
+        draft.metrics |= {name + kind: number(accuracies(total)[name]) for kind, total in totals.items()}
     per_class = {kind: class_accuracy(total) for kind, total in totals.items()}
     num_true = totals[main][0] + totals[main][2]
     for index, name in enumerate(samples.classes):
-        numbers.per_class[name] = {"acc" + kind: number(values[index]) for kind, values in per_class.items()}
-        numbers.per_class[name]["gt"] = int(num_true[index])
-    numbers.counts |= {
+        draft.per_class[name] = {"acc" + kind: number(values[index]) for kind, values in per_class.items()}
+        draft.per_class[name]["gt"] = int(num_true[index])
+    draft.counts |= {
         "gt": samples.label.size,
         "pred": samples.label.size,
         "ignored_pred": 0,
@@ -63,28 +65,28 @@ def fill(numbers: Numbers, samples: Samples, predictions: dict[str, np.ndarray],
     }
     if rows or options["per_scene"]:
         hits = {"oa" + kind: (samples.label == found).astype(float) for kind, found in predictions.items()}
-        numbers.extras["per_scene"] = {
+        draft.extras["per_scene"] = {
             name: {metric: float(hit[index]) for metric, hit in hits.items()}
             for index, name in enumerate(samples.names)
         }
     if rows or options["confusion"]:
-        numbers.extras["confusion"] = _confusion(samples, clipped[main])
+        draft.extras["confusion"] = _confusion(samples, clipped[main])
     if options["bootstrap"]:
         counts = sample_counts(samples.label, predictions[main], num_classes)
-        numbers.extras["intervals"] = intervals(counts, accuracies, options, numbers.task, numbers.warnings)
+        draft.extras["intervals"] = intervals(counts, accuracies, options, draft.task, draft.warnings)
 
 
-def table(numbers: Numbers) -> Table:
+def table(draft: ResultDraft) -> Table:
     """Return the table of the classes that occur, their mean and the overall accuracy."""
-    metrics = numbers.metrics
-    row = next(iter(numbers.per_class.values()))
+    metrics = draft.metrics
+    row = next(iter(draft.per_class.values()))
     kinds = [name.removeprefix("acc") for name in row if name.startswith("acc")]
     rows = [
         [name, *(shown(row["acc" + kind]) for kind in kinds), str(row["gt"])]
-        for name, row in numbers.per_class.items()
+        for name, row in draft.per_class.items()
         if row["gt"]
     ]
-    rows.append(["mean", *(shown(metrics["macc" + kind]) for kind in kinds), str(numbers.counts["gt"])])
+    rows.append(["mean", *(shown(metrics["macc" + kind]) for kind in kinds), str(draft.counts["gt"])])
     rows.append(["OA", *(shown(metrics["oa" + kind]) for kind in kinds), ""])
     return Table("", ["class", *("Acc" + kind.replace("_", " ") for kind in kinds), "gt"], rows)
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from pc3dcli.commands.class_scores import fill, named_samples, table
 from pc3dcli.commands.evaluation import Evaluation, Request, Table, shown
-from pc3dcli.commands.numbers import Numbers, result_object
 from pc3dcli.commands.protocol import accuracies_of, is_official, put_first, refuse_single
+from pc3dcli.commands.result_draft import ResultDraft, result_object
 from pc3dcli.errors import FormatError, UsageError
 from pc3dcli.formats.class_predictions import read_columns, read_labelled_arrays
 from pc3dcli.metrics.classification import first_and_vote
@@ -78,60 +78,60 @@ def run(request: Request) -> Evaluation:
     scored = [_score_file(path, truth, request) for path in paths]
     label, predicted = scored[-1]
     samples = named_samples(label, predicted.num_classes - 1, *(predicted.about.get(n) for n in ("id", "class_names")))
-    numbers = Numbers("classify", label.size)
+    draft = ResultDraft("classify", label.size)
     votes = {} if predicted.vote is None else {"_vote": predicted.vote}
-    fill(numbers, samples, {"": predicted.first} | votes, request.options, rows=request.has_digest)
-    numbers.metrics |= {"oa_single": numbers.metrics["oa"]}
-    numbers.metrics.setdefault("oa_vote", None)
-    numbers.metrics.setdefault("macc_vote", None)
-    _add_repeats(numbers, label, predicted)
+    fill(draft, samples, {"": predicted.first} | votes, request.options, rows=request.has_digest)
+    draft.metrics |= {"oa_single": draft.metrics["oa"]}
+    draft.metrics.setdefault("oa_vote", None)
+    draft.metrics.setdefault("macc_vote", None)
+    _add_repeats(draft, label, predicted)
     if len(paths) > 1 or is_official(request):
-        _add_best(numbers, scored, paths[-1], request)
-    numbers.options = _options(request, predicted, len(paths))
-    numbers.prediction_files = {path.name: path for path in paths}
-    numbers.truth_files = {} if request.gt is None else {request.gt.name: request.gt}
+        _add_best(draft, scored, paths[-1], request)
+    draft.options = _options(request, predicted, len(paths))
+    draft.prediction_files = {path.name: path for path in paths}
+    draft.truth_files = {} if request.gt is None else {request.gt.name: request.gt}
     request.progress(paths[-1].stem, 1, 1)
-    return Evaluation(result_object(numbers, request), label.size, [_table(numbers)], _footnote(predicted, paths))
+    return Evaluation(result_object(draft, request), label.size, [_table(draft)], _footnote(predicted, paths))
 
 
-def _add_repeats(numbers: Numbers, label: np.ndarray, predicted: _Predicted) -> None:
+def _add_repeats(draft: ResultDraft, label: np.ndarray, predicted: _Predicted) -> None:
     """Put the mean over repeated votes, and their sample deviation, into the metrics."""
     if predicted.repeats is not None:
         values = np.array(accuracies_of(label, predicted.repeats))
-        numbers.metrics["oa_vote"] = float(values.mean())
-        numbers.metrics["oa_vote_std"] = float(values.std(ddof=1)) if values.size > 1 else None
+        draft.metrics["oa_vote"] = float(values.mean())
+        draft.metrics["oa_vote_std"] = float(values.std(ddof=1)) if values.size > 1 else None
 
 
-def _add_best(numbers: Numbers, scored: list, path: Path, request: Request) -> None:
+def _add_best(draft: ResultDraft, scored: list, path: Path, request: Request) -> None:
     """Put the best epoch on the test set into the metrics; under official before all others, with the best vote."""
     epochs = [value for label, found in scored for value in accuracies_of(label, _epochs(found))]
     label, last = scored[-1]
     if not is_official(request):
-        metrics = numbers.metrics
-        put_first(numbers, {"oa_best_test_epoch": max(epochs)}, "epoch", len(epochs))
-        numbers.metrics = metrics | numbers.metrics  # the checkpoint first
+        metrics = draft.metrics
+        put_first(draft, {"oa_best_test_epoch": max(epochs)}, "epoch", len(epochs))
+        draft.metrics = metrics | draft.metrics  # the checkpoint first
         return
     repeats = last.repeats if last.repeats is not None else None if last.vote is None else last.vote[None]
     if repeats is None and len(epochs) < 2:
         refuse_single(path)
-    numbers.metrics["oa_best_test_epoch"] = numbers.metrics["oa_vote_max"] = None
+    draft.metrics["oa_best_test_epoch"] = draft.metrics["oa_vote_max"] = None
     if repeats is not None:
-        put_first(numbers, {"oa_vote_max": max(accuracies_of(label, repeats))}, "vote", len(repeats))
+        put_first(draft, {"oa_vote_max": max(accuracies_of(label, repeats))}, "vote", len(repeats))
     if len(epochs) > 1:
-        put_first(numbers, {"oa_best_test_epoch": max(epochs)}, "epoch", len(epochs))
+        put_first(draft, {"oa_best_test_epoch": max(epochs)}, "epoch", len(epochs))
 
 
 def _epochs(found: _Predicted) -> np.ndarray:
     return found.first[None] if found.epochs is None else found.epochs
 
 
-def _table(numbers: Numbers) -> Table:
+def _table(draft: ResultDraft) -> Table:
     """Return the table of the classes with what the protocol adds."""
-    rows = table(numbers)
+    rows = table(draft)
     names = {"OA vote, mean": "oa_vote", "OA best test epoch": "oa_best_test_epoch", "OA best vote": "oa_vote_max"}
-    if "oa_vote_std" not in numbers.metrics:
+    if "oa_vote_std" not in draft.metrics:
         del names["OA vote, mean"]  # has a column then
-    found = {title: numbers.metrics.get(name) for title, name in names.items()}
+    found = {title: draft.metrics.get(name) for title, name in names.items()}
     blanks = [""] * (len(rows.header) - 2)
     extra = [[title, shown(value), *blanks] for title, value in found.items() if value is not None]
     return Table(rows.title, rows.header, [*rows.rows, *extra])

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from pc3dcli.commands.evaluation import Evaluation, Request, Table, check_partners, shown
-from pc3dcli.commands.numbers import Numbers, number, result_object
 from pc3dcli.commands.protocol import is_official, put_first, refuse_single
+from pc3dcli.commands.result_draft import ResultDraft, number, result_object
 from pc3dcli.errors import FormatError, InputError
 from pc3dcli.formats.class_predictions import read_columns, read_labelled_arrays
 from pc3dcli.formats.folds import Fold, Folds, read_folds
@@ -55,15 +55,15 @@ def run(request: Request) -> Evaluation:
     """
     folds = read_folds(request.gt) if request.gt is not None else None
     files = fold_files(request.predictions)
-    numbers = Numbers("fewshot", len(files))
+    draft = ResultDraft("fewshot", len(files))
     if folds is not None:
         names = [str(index) for index in range(len(folds.folds))]
         # a fold without predictions has no accuracy: --allow-missing would have nothing to score it as but 0
         missing = check_partners(
             names, map(str, files), request.gt, allow_missing=request.options["allow_missing"], what="fold"
         )
-        numbers.warnings |= {("missing-fold", name, "scored as a fold without a right answer") for name in missing}
-        numbers.num_items = len(names)
+        draft.warnings |= {("missing-fold", name, "scored as a fold without a right answer") for name in missing}
+        draft.num_items = len(names)
     accuracy = {index: 0.0 for index in range(len(folds.folds))} if folds else {}
     best, num_queries, num_epochs = dict(accuracy), 0, 0
     for position, (index, path) in enumerate(files.items(), 1):
@@ -74,15 +74,15 @@ def run(request: Request) -> Evaluation:
         accuracy[index] = float(hits[-1].mean())
         best[index] = float(hits.mean(axis=1).max())
         request.progress(path.stem, position, len(files))
-    _fill(numbers, accuracy, num_queries, folds)
+    _fill(draft, accuracy, num_queries, folds)
     if is_official(request):
-        _put_best_first(numbers, best, num_epochs)
+        _put_best_first(draft, best, num_epochs)
     if request.options["per_scene"] or request.has_digest:
-        numbers.extras["per_scene"] = {str(index): {"accuracy": value} for index, value in sorted(accuracy.items())}
-    numbers.options |= {name: request.options[name] for name in ("allow_missing", "protocol")}
-    numbers.prediction_files = {path.name: path for path in files.values()}
-    numbers.truth_files = {} if request.gt is None else {request.gt.name: request.gt}
-    return Evaluation(result_object(numbers, request), len(files), [_table(numbers, accuracy)], _footnote(numbers))
+        draft.extras["per_scene"] = {str(index): {"accuracy": value} for index, value in sorted(accuracy.items())}
+    draft.options |= {name: request.options[name] for name in ("allow_missing", "protocol")}
+    draft.prediction_files = {path.name: path for path in files.values()}
+    draft.truth_files = {} if request.gt is None else {request.gt.name: request.gt}
+    return Evaluation(result_object(draft, request), len(files), [_table(draft, accuracy)], _footnote(draft))
 
 
 def fold_files(sources: list[str]) -> dict[int, Path]:
@@ -143,44 +143,44 @@ def _read_arrays(path: Path) -> dict[str, list[str] | np.ndarray]:
     return arrays | {"pred": pred}
 
 
-def _put_best_first(numbers: Numbers, best: dict[int, float], num_epochs: int) -> None:
+def _put_best_first(draft: ResultDraft, best: dict[int, float], num_epochs: int) -> None:
     """Put the mean over folds of the best test epoch of each before all other metrics."""
     found = fold_accuracy(np.array([best[index] for index in sorted(best)]))
-    put_first(numbers, {"accuracy_best_test_epoch": found.mean}, "epoch", num_epochs)
-    numbers.metrics["std_sample_best_test_epoch"] = number(found.std_sample)
-    numbers.metrics["std_population_best_test_epoch"] = number(found.std_population)
+    put_first(draft, {"accuracy_best_test_epoch": found.mean}, "epoch", num_epochs)
+    draft.metrics["std_sample_best_test_epoch"] = number(found.std_sample)
+    draft.metrics["std_population_best_test_epoch"] = number(found.std_population)
 
 
-def _fill(numbers: Numbers, accuracy: dict[int, float], num_queries: int, folds: Folds | None) -> None:
+def _fill(draft: ResultDraft, accuracy: dict[int, float], num_queries: int, folds: Folds | None) -> None:
     found = fold_accuracy(np.array([accuracy[index] for index in sorted(accuracy)]))
-    numbers.metrics = {
+    draft.metrics = {
         "accuracy": number(found.mean),
         "std_population": number(found.std_population),
         "std_sample": number(found.std_sample),
     }
-    numbers.options = {name: getattr(folds, name) if folds else None for name in ("way", "shot", "queries", "seed")} | {
+    draft.options = {name: getattr(folds, name) if folds else None for name in ("way", "shot", "queries", "seed")} | {
         "folds": len(accuracy)
     }
-    numbers.counts = {
+    draft.counts = {
         "gt": num_queries, "pred": num_queries, "ignored_pred": 0, "classes": folds.way if folds else 0,
         "undefined_classes": 0,
     }  # fmt: skip
     if len(accuracy) != PROTOCOL[0]:
-        numbers.warnings.add(("fold-count", "", f"{len(accuracy)} folds, published figures are of {PROTOCOL[0]}"))
+        draft.warnings.add(("fold-count", "", f"{len(accuracy)} folds, published figures are of {PROTOCOL[0]}"))
     if folds and folds.queries != PROTOCOL[1]:
         detail = f"{folds.queries} queries a class, published figures are of {PROTOCOL[1]}"
-        numbers.warnings.add(("query-count", "", detail))
+        draft.warnings.add(("query-count", "", detail))
 
 
-def _table(numbers: Numbers, accuracy: dict[int, float]) -> Table:
+def _table(draft: ResultDraft, accuracy: dict[int, float]) -> Table:
     rows = [[str(index), shown(accuracy[index])] for index in sorted(accuracy)]
     names = {"mean": "accuracy", "std (population)": "std_population", "std (sample)": "std_sample"}
     names["mean of best test epochs"] = "accuracy_best_test_epoch"
-    found = [[title, shown(numbers.metrics[name])] for title, name in names.items() if name in numbers.metrics]
+    found = [[title, shown(draft.metrics[name])] for title, name in names.items() if name in draft.metrics]
     return Table("", ["fold", "Acc"], [*rows, *found])
 
 
-def _footnote(numbers: Numbers) -> str:
-    options = numbers.options
+def _footnote(draft: ResultDraft) -> str:
+    options = draft.options
     size = f"{options['way']}-way {options['shot']}-shot" if options["way"] else "way and shot not stated by the files"
     return f"fewshot: {size}, {options['folds']} folds; deviations divide by n (population) and n - 1 (sample)"

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from pc3dcli.commands.evaluation import Evaluation, Request, Table, check_partners, shown
-from pc3dcli.commands.numbers import Numbers, intervals, number, result_object
 from pc3dcli.commands.protocol import is_official, put_first, refuse_single
+from pc3dcli.commands.result_draft import ResultDraft, intervals, number, result_object
 from pc3dcli.errors import FormatError, InputError, UsageError
 from pc3dcli.formats import shapenet_part
 from pc3dcli.formats.shapenet_part import NUM_PARTS, Prediction
@@ -70,36 +70,36 @@ def run(request: Request) -> Evaluation:
         raise UsageError(
             "--task parts takes one folder, .npz or .safetensors of predictions, or an .npz for each epoch"
         )
-    numbers, scores = Numbers("parts", 0), {}
-    for name, score, count in _scores(request, paths[-1], numbers):
+    draft, scores = ResultDraft("parts", 0), {}
+    for name, score, count in _scores(request, paths[-1], draft):
         scores[name] = score
         request.progress(name, len(scores), count)
-    _fill(numbers, scores, request)
+    _fill(draft, scores, request)
     if is_official(request):
-        _put_best_first(numbers, paths, request)
-    num_scored = len(scores) - sum(code == "missing-shape" for code, _, _ in numbers.warnings)
-    return Evaluation(result_object(numbers, request), num_scored, [_table(numbers)], _footnote(numbers))
+        _put_best_first(draft, paths, request)
+    num_scored = len(scores) - sum(code == "missing-shape" for code, _, _ in draft.warnings)
+    return Evaluation(result_object(draft, request), num_scored, [_table(draft)], _footnote(draft))
 
 
-def _put_best_first(numbers: Numbers, paths: list[Path], request: Request) -> None:
+def _put_best_first(draft: ResultDraft, paths: list[Path], request: Request) -> None:
     """Put the best epoch on the test set of both means before all other metrics.
 
     raises  FormatError when there is one epoch only
     """
     if len(paths) < 2:
         refuse_single(paths[0])
-    epochs = [numbers.metrics]
+    epochs = [draft.metrics]
     for path in paths[:-1]:
-        scores = {name: score for name, score, _ in _scores(request, path, Numbers("parts", 0))}
+        scores = {name: score for name, score, _ in _scores(request, path, ResultDraft("parts", 0))}
         epochs.append(_means(_sums_by_category(scores).sum(axis=0)))
     best = {name: max(float(epoch[name.removesuffix("_best_test_epoch")]) for epoch in epochs) for name in _BEST}
-    put_first(numbers, best, "epoch", len(paths))
+    put_first(draft, best, "epoch", len(paths))
 
 
-def _scores(request: Request, path: Path, numbers: Numbers) -> Iterator[tuple[str, ShapeScore, int]]:
+def _scores(request: Request, path: Path, draft: ResultDraft) -> Iterator[tuple[str, ShapeScore, int]]:
     """Yield name and score of each shape, and how many shapes there are."""
     if path.suffix in shapenet_part.ARRAY_FILES:
-        yield from _of_one_file(request, path, numbers)
+        yield from _of_one_file(request, path, draft)
         return
     if request.gt is None:
         raise UsageError("no ground truth: pass --gt PATH")
@@ -108,13 +108,13 @@ def _scores(request: Request, path: Path, numbers: Numbers) -> Iterator[tuple[st
     truth, predicted = _truth_files(request), shapenet_part.find_files(path)
     allow = request.options["allow_missing"]
     missing = check_partners(truth, predicted, request.gt, allow_missing=allow, what="shape")
-    numbers.warnings |= {("missing-shape", name, "scored as a shape without predictions") for name in missing}
-    numbers.truth_files = {f"{name}{file.suffix}": file for name, file in truth.items()}
-    numbers.prediction_files = {f"{name}{file.suffix}": file for name, file in predicted.items()}
+    draft.warnings |= {("missing-shape", name, "scored as a shape without predictions") for name in missing}
+    draft.truth_files = {f"{name}{file.suffix}": file for name, file in truth.items()}
+    draft.prediction_files = {f"{name}{file.suffix}": file for name, file in predicted.items()}
     for name, file in truth.items():
         part = _not_empty(shapenet_part.read_truth(file), file)
         prediction = shapenet_part.read_prediction(predicted[name]) if name in predicted else None
-        yield name, _score(part, prediction, predicted.get(name, file), numbers), len(truth)
+        yield name, _score(part, prediction, predicted.get(name, file), draft), len(truth)
 
 
 def _truth_files(request: Request) -> dict[str, Path]:
@@ -132,14 +132,14 @@ def _is_dataset(request: Request) -> bool:
     return request.gt is not None and shapenet_part.is_dataset(request.gt)
 
 
-def _of_one_file(request: Request, path: Path, numbers: Numbers) -> Iterator[tuple[str, ShapeScore, int]]:
+def _of_one_file(request: Request, path: Path, draft: ResultDraft) -> Iterator[tuple[str, ShapeScore, int]]:
     """Score the shapes of one file, in its order."""
     if request.options["split"] is not None:
         raise UsageError("--split does not apply to predictions in one file")
     arrays = shapenet_part.read_shapes(path, "pred", "logits", "label", "part")
-    numbers.prediction_files = {path.name: path}
+    draft.prediction_files = {path.name: path}
     if request.gt is not None:
-        numbers.truth_files = {request.gt.name: request.gt}
+        draft.truth_files = {request.gt.name: request.gt}
         truths = shapenet_part.read_shapes(request.gt, "label", "part")
     else:
         truths = arrays
@@ -155,10 +155,10 @@ def _of_one_file(request: Request, path: Path, numbers: Numbers) -> Iterator[tup
     digits = len(str(len(parts)))
     for row, (part, values) in enumerate(zip(parts, found, strict=True)):
         prediction = Prediction(None, values) if "logits" in arrays else Prediction(values)
-        yield f"{row:0{digits}d}", _score(_not_empty(part, path), prediction, path, numbers), len(parts)
+        yield f"{row:0{digits}d}", _score(_not_empty(part, path), prediction, path, draft), len(parts)
 
 
-def _score(part: np.ndarray, prediction: Prediction | None, path: Path, numbers: Numbers) -> ShapeScore:
+def _score(part: np.ndarray, prediction: Prediction | None, path: Path, draft: ResultDraft) -> ShapeScore:
     if prediction is None:
         return score_shape(part, np.full(part.size, NUM_PARTS))  # no part of any category
     if prediction.index is not None:
@@ -175,7 +175,7 @@ def _score(part: np.ndarray, prediction: Prediction | None, path: Path, numbers:
         found = predicted_parts(prediction.logits, category_of(part))
     score = score_shape(part, found)
     if score.num_outside:
-        numbers.warnings.add(("other-category", path.name, "predicts parts of another category, which are wrong"))
+        draft.warnings.add(("other-category", path.name, "predicts parts of another category, which are wrong"))
     return score
 
 
@@ -185,25 +185,25 @@ def _not_empty(part: np.ndarray, path: Path) -> np.ndarray:
     return part
 
 
-def _fill(numbers: Numbers, scores: dict[str, ShapeScore], request: Request) -> None:
+def _fill(draft: ResultDraft, scores: dict[str, ShapeScore], request: Request) -> None:
     options, names = request.options, list(CATEGORIES)
     table = _sums_by_category(scores)
     total = table.sum(axis=0)
-    numbers.num_items = len(scores)
-    numbers.metrics = {name: number(value) for name, value in _means(total).items()}
+    draft.num_items = len(scores)
+    draft.metrics = {name: number(value) for name, value in _means(total).items()}
     for name, (iou, shapes, right, points) in zip(names, total.tolist(), strict=True):
         row = {"iou": iou / shapes, "accuracy": right / points} if shapes else {"iou": None, "accuracy": None}
-        numbers.per_class[name] = row | {"gt": int(shapes)}
+        draft.per_class[name] = row | {"gt": int(shapes)}
     sizes = {score.num_points for score in scores.values()}
     if len(sizes) > 1:
         detail = f"shapes have {min(sizes)} to {max(sizes)} points; published figures take as many of each"
-        numbers.warnings.add(("point-counts", "", detail))
+        draft.warnings.add(("point-counts", "", detail))
     num_points = int(total[:, 3].sum())
-    numbers.counts = {
+    draft.counts = {
         "gt": num_points, "pred": num_points, "ignored_pred": 0, "classes": len(names),
         "undefined_classes": int((total[:, 1] == 0).sum()),
     }  # fmt: skip
-    numbers.options = {
+    draft.options = {
         "allow_missing": options["allow_missing"],
         "bootstrap": options["bootstrap"],
         "points_per_shape": sizes.pop() if len(sizes) == 1 else None,
@@ -212,11 +212,11 @@ def _fill(numbers: Numbers, scores: dict[str, ShapeScore], request: Request) -> 
         "split": options["split"] or ("test" if _is_dataset(request) else None),
     }
     if options["per_scene"] or request.has_digest:
-        numbers.extras["per_scene"] = {
+        draft.extras["per_scene"] = {
             name: {"iou": score.iou, "accuracy": score.num_right / score.num_points} for name, score in scores.items()
         }
     if options["bootstrap"]:
-        numbers.extras["intervals"] = intervals(table, _means, options, numbers.task, numbers.warnings)
+        draft.extras["intervals"] = intervals(table, _means, options, draft.task, draft.warnings)
 
 
 def _sums_by_category(scores: dict[str, ShapeScore]) -> np.ndarray:
@@ -239,22 +239,22 @@ def _means(total: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def _table(numbers: Numbers) -> Table:
+def _table(draft: ResultDraft) -> Table:
     rows = [
         [name, shown(row["iou"]), shown(row["accuracy"]), str(row["gt"])]
-        for name, row in numbers.per_class.items()
+        for name, row in draft.per_class.items()
         if row["gt"]
     ]
-    metrics = numbers.metrics
+    metrics = draft.metrics
     rows.append(["mean of categories", shown(metrics["class_miou"]), "", ""])
-    rows.append(["mean of shapes", shown(metrics["instance_miou"]), shown(metrics["accuracy"]), str(numbers.num_items)])
+    rows.append(["mean of shapes", shown(metrics["instance_miou"]), shown(metrics["accuracy"]), str(draft.num_items)])
     if _BEST[0] in metrics:
         titles = ("mean of shapes, best test epoch", "mean of categories, best test epoch")
         rows += [[title, shown(metrics[name]), "", ""] for title, name in zip(titles, _BEST, strict=True)]
     return Table("", ["category", "mIoU", "Acc", "shapes"], rows)
 
 
-def _footnote(numbers: Numbers) -> str:
-    points = numbers.options["points_per_shape"]
+def _footnote(draft: ResultDraft) -> str:
+    points = draft.options["points_per_shape"]
     size = "shapes of different numbers of points" if points is None else f"{points} points a shape"
     return f"parts: best part of the category, absent parts count as 1; {size}, published figures are of {POINTS}"

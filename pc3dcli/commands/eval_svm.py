@@ -14,8 +14,8 @@ import numpy as np
 
 from pc3dcli.commands.class_scores import fill, named_samples, table
 from pc3dcli.commands.evaluation import Evaluation, Request
-from pc3dcli.commands.numbers import Numbers, result_object
 from pc3dcli.commands.protocol import is_official, put_first
+from pc3dcli.commands.result_draft import ResultDraft, result_object
 from pc3dcli.errors import FormatError, InputError, UsageError
 from pc3dcli.formats.class_predictions import read_labelled_arrays
 from pc3dcli.metrics.classification import pool_tokens
@@ -79,16 +79,16 @@ def run(request: Request) -> Evaluation:
     options = request.options
     train, test = _of_clouds(request) if options["weights"] is not None else _of_files(request)
     label, about = test.label, test.about
-    numbers = Numbers("svm", label.size)
-    _check_together(train, test, numbers)
-    prediction = _classify(train, test.features, options["svm_c"], options["seed"], numbers.warnings)
+    draft = ResultDraft("svm", label.size)
+    _check_together(train, test, draft)
+    prediction = _classify(train, test.features, options["svm_c"], options["seed"], draft.warnings)
     samples = named_samples(
         label, max(int(train.label.max()), int(label.max())), about.get("id"), about.get("class_names")
     )
-    fill(numbers, samples, {"": prediction}, options, rows=request.has_digest)
+    fill(draft, samples, {"": prediction}, options, rows=request.has_digest)
     if is_official(request):
-        _put_best_first(numbers, train, test, options)
-    numbers.options = {
+        _put_best_first(draft, train, test, options)
+    draft.options = {
         "C": options["svm_c"],
         "bootstrap": options["bootstrap"],
         "normalisation": None,
@@ -97,11 +97,11 @@ def run(request: Request) -> Evaluation:
         "seed": options["seed"],
         "weights": about.get("weights"),
     }
-    numbers.counts["train"] = int(train.label.size)
-    numbers.prediction_files = about.get("files", {"test": test.path, "train": train.path})
-    numbers.truth_files = {} if request.gt is None else {request.gt.name: request.gt}
+    draft.counts["train"] = int(train.label.size)
+    draft.prediction_files = about.get("files", {"test": test.path, "train": train.path})
+    draft.truth_files = {} if request.gt is None else {request.gt.name: request.gt}
     request.progress(test.path.stem, 1, 1)
-    return Evaluation(result_object(numbers, request), label.size, [table(numbers)], _footnote(numbers))
+    return Evaluation(result_object(draft, request), label.size, [table(draft)], _footnote(draft))
 
 
 def _of_files(request: Request) -> tuple[_Split, _Split]:
@@ -156,7 +156,7 @@ def _single_files(train: Path, test: Path) -> dict[str, Path]:
     return {name: path for name, path in (("train", train), ("test", test)) if path.is_file()}
 
 
-def _check_together(train: _Split, test: _Split, numbers: Numbers) -> None:
+def _check_together(train: _Split, test: _Split, draft: ResultDraft) -> None:
     """Refuse parts that cannot be of one network, warn of classes that cannot be right."""
     sizes = test.features.shape[1], train.features.shape[1]
     if sizes[0] != sizes[1]:
@@ -164,17 +164,17 @@ def _check_together(train: _Split, test: _Split, numbers: Numbers) -> None:
     unseen = np.setdiff1d(test.label, train.label)
     if unseen.size:
         detail = f"classes {unseen.tolist()} are in no training sample and can never be right"
-        numbers.warnings.add(("untrained-class", test.path.name, detail))
+        draft.warnings.add(("untrained-class", test.path.name, detail))
 
 
-def _put_best_first(numbers: Numbers, train: _Split, test: _Split, options: dict) -> None:
+def _put_best_first(draft: ResultDraft, train: _Split, test: _Split, options: dict) -> None:
     """Put the accuracy of the C that is best on the test samples before all other metrics."""
-    found = {options["svm_c"]: numbers.metrics["oa"]}
+    found = {options["svm_c"]: draft.metrics["oa"]}
     for c in PUBLISHED_C:
         if c not in found:
-            prediction = _classify(train, test.features, c, options["seed"], numbers.warnings)
+            prediction = _classify(train, test.features, c, options["seed"], draft.warnings)
             found[c] = float((prediction == test.label).mean())
-    put_first(numbers, {"oa_best_c": max(found.values())}, "c", len(found))
+    put_first(draft, {"oa_best_c": max(found.values())}, "c", len(found))
 
 
 def _features(path: Path, pooling: str, gt: Path | None = None) -> _Split:
@@ -214,10 +214,10 @@ def _classify(train: _Split, test: np.ndarray, c: float, seed: int, told: set[tu
     return machine.predict(test)
 
 
-def _footnote(numbers: Numbers) -> str:
-    options = numbers.options
+def _footnote(draft: ResultDraft) -> str:
+    options = draft.options
     pooling = f"tokens pooled by {options['pooling']}" if options["pooling"] else "no pooling"
     return (
         f"svm: linear SVM, squared hinge, L2, one against the rest, C = {options['C']:g}; {pooling}; no normalisation\n"
-        f"trained on {numbers.counts['train']} samples, scored on {numbers.counts['gt']}"
+        f"trained on {draft.counts['train']} samples, scored on {draft.counts['gt']}"
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pc3dcli.commands.evaluation import Evaluation, Request, Table, confusion_cells, shown
-from pc3dcli.commands.numbers import Numbers, Summary, intervals, number, result_object
+from pc3dcli.commands.result_draft import ResultDraft, Summary, intervals, number, result_object
 from pc3dcli.metrics.miou import class_accuracy, class_counts, class_iou
 
 _KEPT = 8 << 20  # bytes, below the 32 MB at which the C library stops to adapt
@@ -82,7 +82,7 @@ def evaluation_of(scores: LabelScores, request: Request, options: dict, footnote
     if not num_true.any():
         scores.warnings.add(("nothing-to-score", "", "no point of the ground truth has a class of the list"))
     given = request.options
-    numbers = Numbers(
+    draft = ResultDraft(
         task=scores.task,
         num_items=scores.num_scenes,
         metrics={name: number(value) for name, value in _metrics(scores, total).items()},
@@ -106,7 +106,7 @@ def evaluation_of(scores: LabelScores, request: Request, options: dict, footnote
         warnings=scores.warnings,
         extras=_extras(scores, request, stacked),
     )
-    result = result_object(numbers, request)
+    result = result_object(draft, request)
     tables = [_table(scores, result)]
     return Evaluation(result, scores.num_scored, tables, footnote, programs=scores.programs)
 

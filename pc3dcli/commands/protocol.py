@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from pc3dcli.commands.evaluation import Request
-from pc3dcli.commands.numbers import Numbers
+from pc3dcli.commands.result_draft import ResultDraft
 from pc3dcli.errors import FormatError
 
 
@@ -22,15 +22,15 @@ def is_official(request: Request) -> bool:
     return request.options["protocol"] == "official"
 
 
-def put_first(numbers: Numbers, best: dict[str, float], what: str, count: int) -> None:
+def put_first(draft: ResultDraft, best: dict[str, float], what: str, count: int) -> None:
     """Put numbers that were chosen on the test set before all others, with a warning.
 
     best   metric -> the highest of its `count` values
     what   what was chosen: "epoch", "vote", "c"
     """
-    numbers.metrics = best | {name: value for name, value in numbers.metrics.items() if name not in best}
+    draft.metrics = best | {name: value for name, value in draft.metrics.items() if name not in best}
     detail = f"{' and '.join(best)}: the best of {count}, chosen on the samples that it is measured on"
-    numbers.warnings.add((f"best-test-{what}", "", detail))
+    draft.warnings.add((f"best-test-{what}", "", detail))
 
 
 def refuse_single(path: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The object of `result.json` from the numbers of a task (evaluation.md 0.2), for the tasks whose result is plain."""
+"""A `result.json` in the making (evaluation.md 0.2), of the tasks whose result is plain."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Summary = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 @dataclass
-class Numbers:
-    """What a task has found out.
+class ResultDraft:
+    """What a task fills in, part by part, until `result_object` makes the object of `result.json` of it.
 
     num_items  scenes, scans, shapes or folds
     options    every option that changes a number
@@ -42,21 +42,18 @@ class Numbers:
     extras: dict = field(default_factory=dict)
 
 
-def result_object(numbers: Numbers, request: Request) -> dict:
+def result_object(draft: ResultDraft, request: Request) -> dict:
     """Return the object of `result.json`; digests only where they are wanted."""
     entries = None
     if request.has_digest:
-        entries = (
-            _entries(numbers.truth_files),
-            _entries(numbers.prediction_files) + numbers.prediction_entries,
-        )
-    return base_result(numbers.task, request.preset, numbers.num_items, entries) | {
-        "options": numbers.options,
-        "metrics": numbers.metrics,
-        "per_class": numbers.per_class,
-        "counts": numbers.counts,
-        **numbers.extras,
-        "warnings": warning_records(numbers.warnings),
+        entries = _entries(draft.truth_files), _entries(draft.prediction_files) + draft.prediction_entries
+    return base_result(draft.task, request.preset, draft.num_items, entries) | {
+        "options": draft.options,
+        "metrics": draft.metrics,
+        "per_class": draft.per_class,
+        "counts": draft.counts,
+        **draft.extras,
+        "warnings": warning_records(draft.warnings),
     }
 
 

@@ -64,6 +64,29 @@ def load_exactly(model: torch.nn.Module, tensors: dict[str, torch.Tensor], *, fi
     model.load_state_dict(tensors)
 
 
+def load_encoder(
+    model: torch.nn.Module,
+    tensors: dict[str, torch.Tensor],
+    *,
+    new: tuple[str, ...],
+    unused: tuple[str, ...],
+    kind: str,
+) -> None:
+    """Copy a pretrained encoder into a downstream model.
+
+    new      beginnings of the names that pretraining does not have; they keep the model's values
+    unused   beginnings of the names that only pretraining has
+    kind     named in the error, for example "a pretrained Point-MAE"
+    raises   WeightsError for weights that have a head, or when anything else is missing or left over
+    """
+    foreign = [name for name in tensors if name.startswith(new)]
+    if foreign:
+        raise WeightsError(f"found {', '.join(foreign[:3])}, expected weights of {kind} without a head")
+    own = {name: value for name, value in model.state_dict().items() if name.startswith(new)}
+    encoder = {name: value for name, value in tensors.items() if not name.startswith(unused)}
+    load_exactly(model, own | encoder, file=None, kind=kind)
+
+
 def _and_more(names: list[str]) -> str:
     return f" and {len(names) - 3} more" if len(names) > 3 else ""
 

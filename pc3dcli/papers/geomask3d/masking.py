@@ -42,14 +42,6 @@ def block_hidden(centers: Tensor, num: int, generator: torch.Generator) -> Tenso
     return largest(-distance, num)
 
 
-def radius_hidden(points: Tensor, num_hidden: int, num_selected: int, generator: torch.Generator) -> Tensor:
-    """Hide the `num_selected` patches of largest mean squared radius and a random rest: (B, G) bool.
-
-    points  (B, G, S, 3), relative to the patch centers
-    """
-    return select_hidden(squared_radius(points), num_hidden, num_selected, generator)
-
-
 def squared_radius(points: Tensor) -> Tensor:
     """Return the mean squared distance (...) float32 of patch points (..., S, 3) from their center."""
     return points.float().square().sum(-1).mean(-1)

@@ -4,7 +4,7 @@
 R. Zhang et al.: Point-M2AE, arXiv 2205.14401, section 4.2 and the released fine-tuning code.
 
 *Departures*: outputs are logits, the log-softmax is the loss's.  Layers over features that all points of a cloud share
-run once a cloud, which changes sums by rounding only.
+run once a cloud, and those over tokens before interpolation, which changes sums by rounding only.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pc3dcli.errors import WeightsError
-from pc3dcli.nn.point_sampling import interpolate3
-from pc3dcli.nn.weights import load_exactly
+from pc3dcli.nn.point_propagation import PointPropagation
+from pc3dcli.nn.weights import load_encoder
 from pc3dcli.papers.geomask3d.hierarchy import ScaleGroups, group_scales
 from pc3dcli.papers.geomask3d.point_m2ae import HierarchicalEncoder, PointM2aeConfig
 
+KIND = "a pretrained Point-M2AE"  # what the weights are that `load_pretrained` takes
 DECODER = ("mask_token", "h_decoder.", "decoder_pos_embeds.", "token_prop.", "decoder_norm.", "rec_head.")
 
 
@@ -68,7 +68,7 @@ class PointM2aeClassifier(nn.Module):
         raises  WeightsError when anything else is missing or left over
         """
         unused = (*DECODER, "h_encoder.encoder_norms.")
-        _load_pretrained(self, tensors, new=("norm.", "cls_head_finetune."), unused=unused)
+        load_encoder(self, tensors, new=("norm.", "cls_head_finetune."), unused=unused, kind=KIND)
 
 
 class PointM2aeParts(nn.Module):
@@ -104,24 +104,7 @@ class PointM2aeParts(nn.Module):
 
         raises  WeightsError when anything else is missing or left over
         """
-        _load_pretrained(self, tensors, new=("label_conv.", "propagations.", "head."), unused=DECODER)
-
-
-class PointPropagation(nn.Module):
-    """Interpolate the tokens of one scale at every point and mix them with the point's coordinates."""
-
-    def __init__(self, dim: int, width: int, out_dim: int) -> None:
-        super().__init__()
-        self.mlp_convs = nn.ModuleList([nn.Linear(3 + dim, width), nn.Linear(width, out_dim)])
-        self.mlp_bns = nn.ModuleList([nn.BatchNorm1d(width), nn.BatchNorm1d(out_dim)])
-
-    def forward(self, clouds: Tensor, centers: Tensor, tokens: Tensor) -> Tensor:
-        """clouds (B, N, 3), centers (B, G, 3), tokens (B, G, C) -> (B, N, out_dim)"""
-        B, N, _ = clouds.shape
-        features = torch.cat((clouds, interpolate3(clouds, centers, tokens)), dim=2).flatten(0, 1)
-        for linear, norm in zip(self.mlp_convs, self.mlp_bns, strict=True):
-            features = F.relu(norm(linear(features)))
-        return features.view(B, N, -1)
+        load_encoder(self, tensors, new=("label_conv.", "propagations.", "head."), unused=DECODER, kind=KIND)
 
 
 class PartHead(nn.Module):
@@ -151,17 +134,3 @@ class PartHead(nn.Module):
 def _group(clouds: Tensor, config: PointM2aeConfig) -> ScaleGroups:
     skip = config.skip_near_origin
     return group_scales(clouds, config.scale_patches, config.patch_sizes, skip_near_origin=skip)
-
-
-def _load_pretrained(
-    model: nn.Module, tensors: dict[str, Tensor], *, new: tuple[str, ...], unused: tuple[str, ...]
-) -> None:
-    """Load the encoder; names that start with `new` keep the model's values, those with `unused` are left out."""
-    foreign = [name for name in tensors if name.startswith(new)]
-    if foreign:
-        raise WeightsError(
-            f"found {', '.join(foreign[:3])}, expected weights of a pretrained Point-M2AE without a head"
-        )
-    own = {name: value for name, value in model.state_dict().items() if name.startswith(new)}
-    encoder = {name: value for name, value in tensors.items() if not name.startswith(unused)}
-    load_exactly(model, own | encoder, file=None, kind="a pretrained Point-M2AE")

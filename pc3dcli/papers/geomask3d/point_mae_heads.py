@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pc3dcli.errors import WeightsError
 from pc3dcli.nn.point_propagation import PointPropagation
-from pc3dcli.nn.weights import load_exactly
+from pc3dcli.nn.weights import load_encoder
 from pc3dcli.papers.geomask3d.point_mae import Encoder, PointMaeConfig, group_points
 
+KIND = "a pretrained Point-MAE"  # what the weights are that `load_pretrained` takes
 DECODER = ("mask_token", "decoder_pos_embed.", "decoder.", "increase_dim.")
 LABEL_DIM = 64
 LOCAL_DIM = 1024
@@ -54,7 +54,7 @@ class PointMaeClassifier(nn.Module):
 
         raises  WeightsError when anything else is missing or left over
         """
-        _load_pretrained(self, tensors, new=("cls_token", "cls_pos", "cls_head_finetune."))
+        load_encoder(self, tensors, new=("cls_token", "cls_pos", "cls_head_finetune."), unused=DECODER, kind=KIND)
 
 
 class PointMaeParts(nn.Module):
@@ -86,7 +86,7 @@ class PointMaeParts(nn.Module):
 
         raises  WeightsError when anything else is missing or left over
         """
-        _load_pretrained(self, tensors, new=("label_conv.", "propagation.", "head."))
+        load_encoder(self, tensors, new=("label_conv.", "propagation.", "head."), unused=DECODER, kind=KIND)
 
 
 class PartHead(nn.Module):
@@ -113,13 +113,3 @@ class PartHead(nn.Module):
 def _group(clouds: Tensor, config: PointMaeConfig):
     """Group clouds as `PointMae.group` does."""
     return group_points(clouds, config.num_patches, config.patch_size, skip_near_origin=config.skip_near_origin)
-
-
-def _load_pretrained(model: nn.Module, tensors: dict[str, Tensor], *, new: tuple[str, ...]) -> None:
-    """Load the encoder; names that start with `new` keep the model's values, those of `DECODER` are left out."""
-    foreign = [name for name in tensors if name.startswith(new)]
-    if foreign:
-        raise WeightsError(f"found {', '.join(foreign[:3])}, expected weights of a pretrained Point-MAE without a head")
-    own = {name: value for name, value in model.state_dict().items() if name.startswith(new)}
-    encoder = {name: value for name, value in tensors.items() if not name.startswith(DECODER)}
-    load_exactly(model, own | encoder, file=None, kind="a pretrained Point-MAE")

@@ -38,7 +38,7 @@ def test_every_row_hides_the_same_number(num, G):
     for hidden in (
         masking.random_hidden(7, G, num, generator()),
         masking.block_hidden(centers, num, generator()),
-        masking.radius_hidden(points, num, num // 2, generator()),
+        masking.select_hidden(masking.squared_radius(points), num, num // 2, generator()),
         masking.select_hidden(scores, num, num // 2, generator()),
     ):
         assert hidden.shape == (7, G)
@@ -92,7 +92,7 @@ def test_radius_is_the_mean_squared_distance_of_a_patch():
     points[0, 0, 0, 0] = 1.0
     points[0, 1, :, 1] = 2.0
     assert masking.squared_radius(points).tolist() == [[0.5, 4.0, 0.0]]
-    hidden = masking.radius_hidden(points, 1, 1, generator())
+    hidden = masking.select_hidden(masking.squared_radius(points), 1, 1, generator())
     assert hidden.tolist() == [[False, True, False]]
 
 

@@ -16,20 +16,23 @@ from torch.nn import functional as F
 
 from pc3dcli.nn.patch_embed_cpu import embed_patches
 
-LOCAL_DIM = 256
+WIDTH = 512  # channels of the widest layer, in all released models
 CHUNK_PATCHES = 64  # at once on a CPU; ours
 
 
 class PatchEmbed(nn.Module):
     """3 -> 128 -> 256, max over the points, [global, local] 512 -> 512 -> out_dim, max over the points."""
 
-    def __init__(self, out_dim: int, *, fused: bool = True) -> None:
-        """fused: float32 points on a processor take the fast way."""
+    def __init__(self, out_dim: int, width: int = WIDTH, *, fused: bool = True) -> None:
+        """width: of the widest layer, in place of 512; fused: float32 points on a processor take the fast way."""
         super().__init__()
         self.fused = fused
-        self.first_conv = nn.Sequential(nn.Linear(3, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, LOCAL_DIM))
+        quarter, half = width // 4, width // 2
+        self.first_conv = nn.Sequential(
+            nn.Linear(3, quarter), nn.BatchNorm1d(quarter), nn.ReLU(), nn.Linear(quarter, half)
+        )
         self.second_conv = nn.Sequential(
-            nn.Linear(2 * LOCAL_DIM, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, out_dim)
+            nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, out_dim)
         )
 
     def forward(self, points: Tensor) -> Tensor:
@@ -76,7 +79,8 @@ class PatchEmbed(nn.Module):
         tokens = []
         for chunk in points.split(CHUNK_PATCHES if points.device.type == "cpu" else len(points)):
             both = F.linear(F.linear(chunk, weight_lift, bias_lift).relu_(), weight_both, bias_both)
-            widest, local = both[..., :LOCAL_DIM].amax(1), both[..., LOCAL_DIM:]
+            widest, local = both.split((len(widen.weight), len(mix.weight)), dim=-1)
+            widest = widest.amax(1)
             mixed = local.add_(F.linear(widest, weight_global, bias_mix).unsqueeze(1)).relu_()
             tokens.append(F.linear(mixed, last.weight, last.bias).amax(1))
         return torch.cat(tokens)

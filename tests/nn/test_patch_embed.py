@@ -25,10 +25,10 @@ def patches(*shape, seed=0):
     return torch.randn(*shape, 3, generator=torch.Generator().manual_seed(seed)) * 0.2
 
 
-@pytest.fixture
-def model():
+@pytest.fixture(params=[512, 32])
+def model(request):
     torch.manual_seed(0)
-    model = PatchEmbed(24)
+    model = PatchEmbed(24, request.param)
     for norm in (model.first_conv[1], model.second_conv[1]):
         torch.nn.init.uniform_(norm.weight, -0.5, 1.5)
         torch.nn.init.normal_(norm.bias, std=0.3)
@@ -40,7 +40,7 @@ def model():
 def test_values_gradients_and_statistics_equal_the_definition(model, training, chunk_rows, monkeypatch):
     model.fused = chunk_rows is not None
     monkeypatch.setattr(patch_embed_cpu, "CHUNK_ROWS", chunk_rows)
-    twin = PatchEmbed(24)
+    twin = PatchEmbed(24, len(model.second_conv[0].weight))
     twin.load_state_dict(model.state_dict())
     model.train(training), twin.train(training)
     points = patches(3, 5, 8)

@@ -42,6 +42,7 @@ class PointM2aeConfig:
     scale_patches: tuple[int, ...] = (512, 256, 64)  # tokens a scale
     patch_sizes: tuple[int, ...] = (16, 8, 8)  # neighbours of a token in the scale below
     dims: tuple[int, ...] = (96, 192, 384)  # channels a scale
+    embed_width: int = 512  # channels of the widest layer of the patch embedding
     depth: int = 5  # encoder blocks a scale
     heads: int = 6
     decoder_depth: int = 1  # blocks of either decoder stage
@@ -59,6 +60,9 @@ class PointM2aeConfig:
             if len(value) != 3 or min(value) <= 0:
                 raise ValueError(f"{name} = {value}: expected three positive numbers, one a scale")
         check_ranges(self, mask_ratio=(0, 0.999), drop_path=(0, 0.999), depth=(1, 99), decoder_depth=(1, 99))
+        check_ranges(self, embed_width=(4, 1 << 20))
+        if self.embed_width % 4:
+            raise ValueError(f"embed_width = {self.embed_width}: expected a multiple of 4")
         sources = (self.num_points, *self.scale_patches)
         for count, size, source in zip(self.scale_patches, self.patch_sizes, sources, strict=False):
             if max(count, size) > source:
@@ -110,7 +114,7 @@ class HierarchicalEncoder(nn.Module):
         self.released_radii = config.radii if config.released_masks else ()
         dims, depth = config.dims, config.depth
         merges = [TokenMerge(fine, coarse) for fine, coarse in zip(dims, dims[1:], strict=False)]
-        self.token_embed = nn.ModuleList([PatchEmbed(dims[0]), *merges])
+        self.token_embed = nn.ModuleList([PatchEmbed(dims[0], config.embed_width), *merges])
         self.encoder_pos_embeds = nn.ModuleList([position_mlp(dim) for dim in dims])
         rates = torch.linspace(0, config.drop_path, depth * len(dims)).view(len(dims), depth).tolist()
         self.encoder_blocks = nn.ModuleList(

@@ -33,6 +33,7 @@ class PointMaeConfig:
     num_patches: int = 64
     patch_size: int = 32  # points a patch
     dim: int = 384  # channels of a token
+    embed_width: int = 512  # channels of the widest layer of the patch embedding
     depth: int = 12  # encoder blocks
     heads: int = 6
     decoder_depth: int = 4
@@ -41,8 +42,10 @@ class PointMaeConfig:
     skip_near_origin: bool = True  # the rule of the released farthest point sampling
 
     def __post_init__(self) -> None:
-        names = ("num_points", "num_patches", "patch_size", "dim", "depth", "heads", "decoder_depth")
-        check_ranges(self, **dict.fromkeys(names, (1, 1 << 20)), mask_ratio=(0, 1), drop_path=(0, 0.99))
+        sizes = ("num_points", "num_patches", "patch_size", "dim", "embed_width", "depth", "heads", "decoder_depth")
+        check_ranges(self, **dict.fromkeys(sizes, (1, 1 << 20)), mask_ratio=(0, 1), drop_path=(0, 0.99))
+        if self.embed_width % 4:
+            raise ValueError(f"embed_width = {self.embed_width}: expected a multiple of 4")
         if self.dim % self.heads:
             raise ValueError(f"dim = {self.dim}: expected a multiple of heads = {self.heads}")
         if max(self.num_patches, self.patch_size) > self.num_points:
@@ -81,7 +84,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: PointMaeConfig) -> None:
         super().__init__()
-        self.patch_embed = PatchEmbed(config.dim)
+        self.patch_embed = PatchEmbed(config.dim, config.embed_width)
         self.pos_embed = position_mlp(config.dim)
         self.blocks = Transformer(config.dim, config.depth, config.heads, config.drop_path)
         self.norm = nn.LayerNorm(config.dim)

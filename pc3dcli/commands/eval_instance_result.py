@@ -166,7 +166,7 @@ def _intervals(scored: Scored, warnings: set) -> dict[str, list[float | None]]:
         return {"ap" + suffix: [None, None] for suffix in _COLUMNS}
     options = scored.request.options
     rng = np.random.default_rng(options["seed"])
-    return instance_extras.bootstrap_intervals(matches, scored.rule.num_classes, options["bootstrap"], rng)
+    return instance_extras.bootstrap_intervals(matches, options["bootstrap"], rng)
 
 
 def _match_lines(scored: Scored) -> Iterator[dict]:

@@ -73,7 +73,7 @@ def evaluation_of(scored: Scored) -> Evaluation:
     return Evaluation(
         result=result,
         num_scored=scored.num_scored,
-        tables=[_main_table(result, scored), _class_table(result)],
+        tables=[_main_table(result), _class_table(result)],
         footnote=_footnote(result, scored),
         curves=_curves(scores) if scored.request.has_digest else {},
         programs=scored.programs,
@@ -219,7 +219,7 @@ def _curves(scores: Scores) -> dict[str, dict]:
     }
 
 
-def _main_table(result: dict, scored: Scored) -> Table:
+def _main_table(result: dict) -> Table:
     metrics = result["metrics"]
     return Table("", ["metric", *map(shown_name, metrics)], [["all classes", *map(shown, metrics.values())]])
 

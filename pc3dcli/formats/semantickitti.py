@@ -28,13 +28,11 @@ class LabelMap:
     names       of classes 1 to C
     raw_labels  (R,) int64, all that the data set defines, sorted
     class_ids   (R,) int64, the class of each, 0 for what is not scored
-    raw_ids     (C,) a raw label that stands for each class, for writers
     """
 
     names: tuple[str, ...]
     raw_labels: np.ndarray
     class_ids: np.ndarray
-    raw_ids: tuple[int, ...]
 
     @property
     def num_raw(self) -> int:
@@ -51,9 +49,8 @@ def label_map(task: str) -> LabelMap:
     for raw, number, row in zip(raw_labels.tolist(), class_ids.tolist(), rows, strict=True):
         if number not in chosen or chosen[number][1].endswith(_MERGED):
             chosen[number] = (raw, row[1])
-    ordered = [chosen[number] for number in sorted(chosen) if number]
-    names, raw_ids = tuple(name for _, name in ordered), tuple(raw for raw, _ in ordered)
-    return LabelMap(names, raw_labels, class_ids, raw_ids)
+    names = tuple(chosen[number][1] for number in sorted(chosen) if number)
+    return LabelMap(names, raw_labels, class_ids)
 
 
 def find_scans(root: Path, folder: str, sequences: tuple[str, ...] | None = None) -> dict[str, Path]:

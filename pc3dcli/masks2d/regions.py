@@ -119,7 +119,6 @@ class _Partition:
 
     labels: np.ndarray  # (H, W) int32 superpixels
     size: np.ndarray  # (S,) float32 pixels
-    plane: np.ndarray  # (S,) int32 structure plane or -1
     seen: np.ndarray  # (S,) bool, mostly with depth
     borders: Borders
     strength: np.ndarray  # (E,) float32
@@ -162,7 +161,7 @@ class _Partition:
             config.region_bridge,
         )
         return _Partition(
-            labels, size, plane, seen, borders, strength, tree, fit, lab, geometry_edges, config.region_seen_share
+            labels, size, seen, borders, strength, tree, fit, lab, geometry_edges, config.region_seen_share
         )
 
     def mask(self, members: np.ndarray) -> np.ndarray:

@@ -51,7 +51,7 @@ def confusion(scenes: list[SceneMatches], num_classes: int) -> np.ndarray:
 
 
 def bootstrap_intervals(
-    scenes: list[SceneMatches], num_classes: int, num_resamples: int, rng: np.random.Generator
+    scenes: list[SceneMatches], num_resamples: int, rng: np.random.Generator
 ) -> dict[str, list[float | None]]:
     """Return the 2.5 and 97.5 percentiles of ap, ap50 and ap25 over resamples of the scenes with replacement.
 

@@ -240,7 +240,11 @@ def _mix_backward(
     centred = torch.cat((rows - center.float(), rows.new_ones(len(rows), 1)), dim=1)
     weight_global, weight_local = w.weight3.chunk(2, dim=1)
     weight_first = weight_local @ w.weight2
-    outer, bags, first_sum = torch.zeros_like(weight_first), torch.zeros_like(w.weight2), centred.new_zeros(len(w.weight1), 4)
+    outer, bags, first_sum = (
+        torch.zeros_like(weight_first),
+        torch.zeros_like(w.weight2),
+        centred.new_zeros(len(w.weight1), 4),
+    )
     of_patch, to_widest = flow.new_empty(P, len(w.weight3)), torch.empty_like(widest)
     for patches, part in _chunks(P, S):
         back, first = _through_norm(flow[part], mixed[part], factors), _first(rows[part], w, stats1)

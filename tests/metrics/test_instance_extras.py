@@ -48,16 +48,16 @@ def test_intervals_hold_the_value_and_follow_the_seed():
     rng = np.random.default_rng(1)
     scenes = [random_scene(rng) for _ in range(12)]
     value = class_scores(scenes, 2).ap[:, AT_50].mean()
-    first = instance_extras.bootstrap_intervals(scenes, 2, 200, np.random.default_rng(5))
+    first = instance_extras.bootstrap_intervals(scenes, 200, np.random.default_rng(5))
     low, high = first["ap50"]
     assert low < value < high
-    assert first == instance_extras.bootstrap_intervals(scenes, 2, 200, np.random.default_rng(5))
-    assert first != instance_extras.bootstrap_intervals(scenes, 2, 200, np.random.default_rng(6))
+    assert first == instance_extras.bootstrap_intervals(scenes, 200, np.random.default_rng(5))
+    assert first != instance_extras.bootstrap_intervals(scenes, 200, np.random.default_rng(6))
 
 
 def test_intervals_of_a_set_without_truth_are_undefined():
     empty = make_scene(np.zeros(50, np.int64), [(np.ones(50, bool), 3, 1.0)])
-    assert instance_extras.bootstrap_intervals([empty], 2, 10, np.random.default_rng(0))["ap"] == [None, None]
+    assert instance_extras.bootstrap_intervals([empty], 10, np.random.default_rng(0))["ap"] == [None, None]
 
 
 def test_recall_by_size():

@@ -124,7 +124,6 @@ class TrackedFrame:
 
 @dataclass
 class _Object:
-    track: int
     score: float
     area: int  # pixels when last seen
     born: tuple[int, int]  # frame and pixels when first seen
@@ -288,7 +287,7 @@ class _Policy:
             if uncovered < self.config.tau_new or not self._make_room(ended):
                 continue
             track, self.next_track = self.next_track, self.next_track + 1
-            self.objects[track] = _Object(track, detection.score, len(detection.pixels), (t, len(detection.pixels)))
+            self.objects[track] = _Object(detection.score, len(detection.pixels), (t, len(detection.pixels)))
             self.propagator.add_object(t, view, track, detection.mask)
             claimed = np.zeros_like(covered)
             claimed[detection.pixels] = free[detection.pixels]

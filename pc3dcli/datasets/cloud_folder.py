@@ -43,24 +43,23 @@ def open_shapes(path: Path, split: str) -> ShapeSet:
     label = np.array([class_names.index(place[2]) for place in places], np.int64) if class_names else None
 
     def load(index: int) -> Shape:
-        xyz, normal = read_points(places[index][0], names[index])
-        return Shape(xyz, None if label is None else int(label[index]), normal)
+        return Shape(read_points(places[index][0], names[index]), None if label is None else int(label[index]))
 
     return ShapeSet("clouds", path, split, names, class_names, label, load)
 
 
-def read_points(file: Path, name: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Read the points (n, 3) float32 of one file and their normals; a mesh is sampled with a seed from `name`.
+def read_points(file: Path, name: str) -> np.ndarray:
+    """Read the points (n, 3) float32 of one file; a mesh is sampled with a seed from `name`.
 
     raises  InputError when it cannot be read, FormatError when it is damaged or a mesh without area
     """
     suffix = file.suffix.lower()
     if suffix in (".npy", ".npz"):
-        return _array(file, suffix), None
+        return _array(file, suffix)
     cloud = read_off(file) if suffix == ".off" else read_cloud(file)
     if cloud.faces is None or not len(cloud.faces):
-        return as_float32(cloud.xyz), cloud.normal
-    return _sampled(cloud, file, name), None
+        return as_float32(cloud.xyz)
+    return _sampled(cloud, file, name)
 
 
 def _sampled(cloud: Cloud, file: Path, name: str) -> np.ndarray:

@@ -48,8 +48,7 @@ def open_shapes(path: Path, split: str) -> ShapeSet:
 
     def load(index: int) -> Shape:
         file = resolve_inside(path, f"{class_names[label[index]]}/{names[index]}.txt")
-        table = as_float32(parse_numbers(read_file(file), COLUMNS, file))
-        return Shape(np.ascontiguousarray(table[:, :3]), label[index], np.ascontiguousarray(table[:, 3:]))
+        return Shape(as_float32(parse_numbers(read_file(file), COLUMNS, file)[:, :3]), label[index])
 
     return ShapeSet("modelnet40", path, split, tuple(names), class_names, np.array(label, np.int64), load)
 

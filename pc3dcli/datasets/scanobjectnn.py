@@ -2,7 +2,8 @@
 """ScanObjectNN: `training_objectdataset*.h5` and `test_objectdataset*.h5` with data (n, 2048, 3) and label (n,).
 
 `main_split/` is OBJ-BG, `main_split_nobg/` OBJ-ONLY, `*_augmentedrot_scale75` the hardest variant PB-T50-RS.  A folder
-with several variants needs the name of one of the two files instead.  The published loaders do not normalise.
+with several variants needs the name of one of the two files instead, beside which the other is found.  The published
+loaders do not normalise.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def matches(path: Path) -> bool:
 
 
 def open_shapes(path: Path, split: str) -> ShapeSet:
-    """Open a variant; a file stands for its variant, so that the split decides which of the two is read.
+    """Open a variant; a file stands for its variant where train or test is asked for, and for itself with all.
 
     raises  InputError when a folder has several variants
     """
@@ -40,7 +41,7 @@ def open_shapes(path: Path, split: str) -> ShapeSet:
         raise InputError(f"holds {len(variants)} variants of ScanObjectNN", file=path, hint=f"name one of {names}")
     wanted = {"trainval": ("train",), "all": ("train", "test")}.get(split, (split,))
     files = [folder / f"{_PREFIX[name]}{variants[0]}.h5" for name in wanted if name in _PREFIX]
-    files = [file for file in files if file.is_file()]
+    files = [path] if path.is_file() and split == "all" else [file for file in files if file.is_file()]
     need_shapes(files, path, split, f"{_PREFIX.get(split, '*_objectdataset')}{variants[0]}.h5")
     return read_blocks("scanobjectnn", path, split, files, CLASSES)
 

@@ -25,15 +25,13 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._/-]+")
 class Shape:
     """One object.
 
-    xyz     (n, 3) float32 in file order
-    label   class id into ShapeSet.class_names, the category where shapes have parts; None without classes
-    normal  (n, 3) float32, None without normals
-    part    (n,) int64 into ShapeSet.part_names, None without parts
+    xyz    (n, 3) float32 in file order
+    label  class id into ShapeSet.class_names, the category where shapes have parts; None without classes
+    part   (n,) int64 into ShapeSet.part_names, None without parts
     """
 
     xyz: np.ndarray
     label: int | None = None
-    normal: np.ndarray | None = None
     part: np.ndarray | None = None
 
 
@@ -63,6 +61,10 @@ class ShapeSet:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def normalization(self, usual: str) -> str:
+        """Return how clouds are normalised: as is `usual`, or "none" where the published protocols do not."""
+        return "none" if self.is_raw else usual
 
     def read(self, index: int) -> Shape:
         """Return the shape of an index; raises FormatError or InputError for one that cannot be used."""

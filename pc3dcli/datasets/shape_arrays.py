@@ -20,7 +20,7 @@ from pc3dcli.formats.arrays import read_arrays
 PATTERN = "a .npz with points (S, N, 3), or a folder of them: train.npz, test.npz"
 SUFFIXES = (".npz", ".safetensors")
 MAX_CLASSES = 10_000  # without names; ours
-_ARRAYS = ("points", "pos", "start", "label", "class_names", "normal", "part", "part_names", "id")
+_ARRAYS = ("points", "pos", "start", "label", "class_names", "part", "part_names", "id")
 
 
 def matches(path: Path) -> bool:
@@ -45,13 +45,8 @@ def open_shapes(path: Path, split: str) -> ShapeSet:
     def load(index: int) -> Shape:
         number, row = places[index]
         block = blocks[number]
-        normal, part = (block[name][row] if name in block else None for name in ("normal", "part"))
-        return Shape(
-            as_float32(block["xyz"][row]),
-            None if label is None else int(label[index]),
-            None if normal is None else as_float32(normal),
-            None if part is None else part.astype(np.int64),
-        )
+        part = block["part"][row].astype(np.int64) if "part" in block else None
+        return Shape(as_float32(block["xyz"][row]), None if label is None else int(label[index]), part)
 
     names = shape_names([str(name) for block in blocks for name in block["id"]], path)
     return ShapeSet("arrays", path, split, names, classes, label, load, parts)
@@ -91,15 +86,13 @@ def _holds_many(file: Path) -> bool:
 
 
 def _read_block(file: Path) -> dict:
-    """Read one file into lists of a shape each: xyz, normal and part where known, id; labels and names as they are."""
+    """Read one file into lists of a shape each: xyz, part where known, id; labels and names as they are."""
     arrays = read_arrays(file, _ARRAYS)
     if "points" not in arrays and "pos" not in arrays:
         raise FormatError("expected an array points (S, N, 3), or pos (P, 3) and start (S+1,)", file=file)
     start = arrays.get("start")
     xyz = arrays["points" if "points" in arrays else "pos"]
     block = {"xyz": _pieces(xyz, start, file, (3,))}
-    if "normal" in arrays:
-        block["normal"] = _pieces(arrays["normal"], start, file, (3,))
     if "part" in arrays:
         if arrays["part"].dtype.kind not in "iu" or (arrays["part"] < 0).any():
             raise FormatError(f"parts are {arrays['part'].dtype}, expected integers from 0", file=file)

@@ -147,7 +147,7 @@ class ShapeData:
             wanted = int(config.num_points * (OVERSAMPLING if config.sampling == "farthest-random" else 1))
             candidates = farthest_order(xyz, min(wanted, len(xyz)))
             xyz, part = xyz[candidates], None if part is None else part[candidates]  # nothing else is ever drawn
-        entry = (Shape(xyz, shape.label, None, part), candidates)
+        entry = (Shape(xyz, shape.label, part), candidates)
         size = sum(array.nbytes for array in (xyz, candidates, part) if array is not None)
         if self._num_kept_bytes + size <= config.cache_bytes:
             self._kept[index] = entry

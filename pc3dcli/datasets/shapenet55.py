@@ -40,10 +40,7 @@ def open_shapes(path: Path, split: str) -> ShapeSet:
 
     def load(index: int) -> Shape:
         file = resolve_inside(path, f"{POINTS}/{names[index]}.npy")
-        points = read_npy(file)
-        if points.ndim != 2 or points.shape[1] != 3 or points.dtype.kind != "f":
-            raise FormatError(f"found {points.shape} {points.dtype}, expected (8192, 3) numbers", file=file)
-        return Shape(as_float32(points), int(label[index]))
+        return Shape(_read_points(file), int(label[index]))
 
     return ShapeSet("shapenet55", path, split, tuple(names), class_names, label, load)
 
@@ -57,6 +54,13 @@ def _listed(file: Path) -> list[str]:
         if line.strip() and not _NAME.fullmatch(line.strip()):
             raise FormatError(f"found {line[:60]!r}, expected <synset>-<model>.npy", file=file, line=number)
     return [line.strip().removesuffix(".npy") for line in lines if line.strip()]
+
+
+def _read_points(file: Path) -> np.ndarray:
+    points = read_npy(file)
+    if points.ndim != 2 or points.shape[1] != 3 or points.dtype.kind != "f":
+        raise FormatError(f"found {points.shape} {points.dtype}, expected (8192, 3) numbers", file=file)
+    return as_float32(points)
 
 
 def _synset(name: str) -> str:

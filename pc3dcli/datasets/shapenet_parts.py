@@ -38,15 +38,19 @@ def open_shapes(path: Path, split: str) -> ShapeSet:
     label = np.array([synsets.index(name.split("/")[0]) for name in names], np.int64)
 
     def load(index: int) -> Shape:
-        file = resolve_inside(path, f"{names[index]}.txt")
-        table = parse_numbers(read_file(file), COLUMNS, file)
-        part = table[:, 6]
-        is_part = (part >= 0) & (part < NUM_PARTS) & (part == np.floor(part))
-        if not is_part.all():
-            line = int(np.argmin(is_part)) + 1
-            raise FormatError(f"found part {part[line - 1]:g}, expected 0 to {NUM_PARTS - 1}", file=file, line=line)
-        xyz, normal = as_float32(table[:, :3]), as_float32(table[:, 3:6])
-        return Shape(xyz, int(label[index]), normal, part.astype(np.int64))
+        xyz, part = _read_points(resolve_inside(path, f"{names[index]}.txt"))
+        return Shape(xyz, int(label[index]), part)
 
     parts = tuple(str(index) for index in range(NUM_PARTS))
     return ShapeSet("shapenetpart", path, split, names, class_names, label, load, parts)
+
+
+def _read_points(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the points (n, 3) float32 and their parts (n,) int64."""
+    table = parse_numbers(read_file(file), COLUMNS, file)
+    part = table[:, 6]
+    is_part = (part >= 0) & (part < NUM_PARTS) & (part == np.floor(part))
+    if not is_part.all():
+        line = int(np.argmin(is_part)) + 1
+        raise FormatError(f"found part {part[line - 1]:g}, expected 0 to {NUM_PARTS - 1}", file=file, line=line)
+    return as_float32(table[:, :3]), part.astype(np.int64)

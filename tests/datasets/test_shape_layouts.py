@@ -62,13 +62,13 @@ def test_shapenet55_paths_stay_inside(tmp_path):
         shapes.read(1)
 
 
-def test_modelnet40_classes_are_lines_and_normals_are_read(tmp_path):
+def test_modelnet40_classes_are_lines_and_normals_are_left_out(tmp_path):
     folder = small["SHAPES"]["modelnet40"](tmp_path)
     shapes = open_shapes(folder)
     assert shapes.class_names == ("night_stand", "bed") and shapes.names == ("bed_0001", "night_stand_0002")
     assert shapes.label.tolist() == [1, 0]
     shape = shapes.read(0)
-    assert shape.xyz.shape == shape.normal.shape == (8, 3) and shape.xyz[1].tolist() == [0, 0, np.float32(0.9)]
+    assert shape.xyz.shape == (8, 3) and shape.xyz[1].tolist() == [0, 0, np.float32(0.9)]
     (folder / "bed/bed_0001.txt").write_text("0.1,0.2,0.3\n")
     with pytest.raises(FormatError, match="found 3 numbers, expected 6"):
         shapes.read(0)
@@ -120,7 +120,8 @@ def test_hdf5_errors(layout, tmp_path, monkeypatch):
 def test_hdf5_sets_are_left_as_they_are(tmp_path):
     for layout in ("modelnet-h5", "scanobjectnn"):
         shapes = open_shapes(small["SHAPES"][layout](tmp_path / layout))
-        assert shapes.is_raw and np.array_equal(shapes.read(1).xyz, CUBE * 2 + 5)
+        assert shapes.normalization("cloud") == "none" and np.array_equal(shapes.read(1).xyz, CUBE * 2 + 5)
+    assert open_shapes(small["SHAPES"]["arrays"](tmp_path / "arrays")).normalization("cloud") == "cloud"
 
 
 def test_scanobjectnn_variants(tmp_path):
@@ -135,6 +136,8 @@ def test_scanobjectnn_variants(tmp_path):
     assert len(shapes) == 3 and shapes.class_names[14] == "toilet"
     assert len(open_shapes(folder / f"training_{hard}", split="test")) == 1  # the file stands for its variant
     assert len(open_shapes(folder / "test_objectdataset.h5", split="train")) == 2
+    for name, count in (("training_objectdataset.h5", 2), ("test_objectdataset.h5", 1)):  # all is the file alone
+        assert len(open_shapes(folder / name, split="all")) == count
 
 
 def test_shapenetpart(tmp_path):
@@ -142,7 +145,7 @@ def test_shapenetpart(tmp_path):
     shapes = open_shapes(folder)
     assert shapes.class_names == ("Bag", "Cap") and shapes.label.tolist() == [0, 1] and len(shapes.part_names) == 50
     shape = shapes.read(1)
-    assert shape.part.tolist() == [6, 7] * 4 and shape.part.dtype == np.int64 and shape.normal.shape == (8, 3)
+    assert shape.part.tolist() == [6, 7] * 4 and shape.part.dtype == np.int64 and shape.xyz.shape == (8, 3)
     (folder / f"{shapes.names[1]}.txt").write_text("0 0 0 0 0 1 50.0\n")
     with pytest.raises(FormatError, match="found part 50, expected 0 to 49"):
         shapes.read(1)
@@ -277,7 +280,7 @@ def test_shapes_between_starts(tmp_path):
     np.savez(tmp_path / "cap_test.npz", pos=pos, normal=pos, part=np.arange(13), start=np.array([0, 8, 13]))
     shapes = open_shapes(tmp_path, split="test")
     assert shapes.label is None and shapes.class_names == () and shapes.read(1).part.tolist() == [8, 9, 10, 11, 12]
-    assert np.array_equal(shapes.read(1).normal, CUBE[:5])
+    assert np.array_equal(shapes.read(1).xyz, CUBE[:5])
     np.savez(tmp_path / "cap_test.npz", pos=pos, start=np.array([0, 14]))
     with pytest.raises(FormatError, match="start does not cut"):
         open_shapes(tmp_path, split="test")

@@ -260,8 +260,8 @@ def read_logits(file):
 
 
 def read_object(file):
-    xyz, normal = read_points(file, "x")
-    assert xyz.dtype == np.float32 and xyz.shape[1:] == (3,) and (normal is None or normal.shape == xyz.shape)
+    xyz = read_points(file, "x")
+    assert xyz.dtype == np.float32 and xyz.shape[1:] == (3,)
 
 
 PART_LINES = "".join(f"0.1 0.2 0.3 0 0 1 {part}.000000\n" for part in (6, 7, 6))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from pc3dcli.commands.result_draft import ResultDraft, result_object
 from pc3dcli.errors import FormatError, InputError, UsageError
 from pc3dcli.formats.class_predictions import read_labelled_arrays
 from pc3dcli.metrics.classification import pool_tokens
+
+if TYPE_CHECKING:
+    from pc3dcli.datasets.shape_set import ShapeSet
 
 PRESETS = {"svm": "linear SVM, squared hinge, L2, one against the rest, with intercept, as scikit-learn's LinearSVC"}
 OPTIONS = frozenset(
@@ -39,8 +43,9 @@ code uses 1.0 or a value per data set near 0.01, which was chosen on the test se
 pc3d eval shapes/ --task svm --weights runs/s0 takes the features from a network that pc3d pretrain wrote, or from a
 released Point-MAE, Point-M2AE or GeoMask3D checkpoint, frozen and with nothing hidden: the train split of the data
 set trains the classifier and its test split is scored, or --train names other shapes to train on. A file stands for
-all shapes in it. Clouds are normalised and sampled farthest-first to the points that the network takes (not
-normalised where the published protocol of the data set does not), in batches on --device.
+all shapes in it and no others; a shape that is trained on and scored is refused. Clouds are normalised and sampled
+farthest-first to the points that the network takes (not normalised where the published protocol of the data set does
+not; of ModelNet40 as HDF5 the first 1,024 points, as published), in batches on --device.
 
 --protocol official scores the published values of C besides --svm-c (0.01, 0.012, 0.042 and 1) and puts the highest
 accuracy first, as oa_best_c, with a warning: C was chosen on the test samples then. oa stays that of --svm-c.
@@ -120,7 +125,8 @@ def _of_files(request: Request) -> tuple[_Split, _Split]:
 def _of_clouds(request: Request) -> tuple[_Split, _Split]:
     """Return both parts with the features that --weights give their shapes.
 
-    raises  as opening shapes and weights; InputError where the classes of the parts are not the same
+    raises  as opening shapes and weights; InputError where the classes of the parts are not the same, or a shape is
+            in both
     """
     from pc3dcli.commands import shape_network as network
     from pc3dcli.commands.weights import pretrained_model, weights_digest
@@ -138,6 +144,7 @@ def _of_clouds(request: Request) -> tuple[_Split, _Split]:
     sets = [network.open_split(train_path, "train"), network.open_split(test_path, "test")]
     if sets[0].class_names != sets[1].class_names:
         raise InputError(f"its classes are not those of {train_path}", file=test_path)
+    _refuse_shared(*sets, test_path)
     about = {"class_names": sets[1].class_names, "id": sets[1].names, "has_tokens": True}
     about |= {"weights": weights_digest(options["weights"])}
     about |= {"files": {"weights": _weights_file(options["weights"])} | _single_files(train_path, test_path)}
@@ -146,6 +153,14 @@ def _of_clouds(request: Request) -> tuple[_Split, _Split]:
         features = network.cloud_features(model, shapes, options["pooling"], device, request.progress)
         parts.append(_Split(features.astype(np.float64), shapes.label, about, path))
     return parts[0], parts[1]
+
+
+def _refuse_shared(train: ShapeSet, test: ShapeSet, path: Path) -> None:
+    """Raise InputError for a shape of both parts: of the same name and the same points."""
+    index_of = {name: index for index, name in enumerate(train.names)}
+    for index, name in enumerate(test.names):
+        if name in index_of and np.array_equal(test.read(index).xyz, train.read(index_of[name]).xyz):
+            raise InputError(f"shape {name} is trained on too", file=path, hint="--train names other shapes")
 
 
 def _weights_file(path: Path) -> Path:
@@ -157,10 +172,12 @@ def _single_files(train: Path, test: Path) -> dict[str, Path]:
 
 
 def _check_together(train: _Split, test: _Split, draft: ResultDraft) -> None:
-    """Refuse parts that cannot be of one network, warn of classes that cannot be right."""
+    """Refuse parts that cannot be of one network or are the same, warn of classes that cannot be right."""
     sizes = test.features.shape[1], train.features.shape[1]
     if sizes[0] != sizes[1]:
         raise FormatError(f"features of {sizes[0]} numbers, trained on {sizes[1]}", file=test.path)
+    if np.array_equal(test.features, train.features):
+        raise InputError("its features are those that are trained on", file=test.path, hint="--train names others")
     unseen = np.setdiff1d(test.label, train.label)
     if unseen.size:
         detail = f"classes {unseen.tolist()} are in no training sample and can never be right"

@@ -81,6 +81,47 @@ def test_the_best_c_of_the_test_set_has_its_own_name(run):
     assert "best-test-c" in result.err
 
 
+def test_modelnet_h5_gives_its_first_points_as_they_are(monkeypatch):
+    from pc3dcli.commands import shape_network
+    from pc3dcli.datasets.shape_set import open_shapes
+
+    small = runpy.run_path(str(Path(__file__).parents[1] / "faults" / "small_files.py"))
+    points = np.random.default_rng(0).normal(size=(3, 96, 3)).astype(np.float32) + 5
+    small["h5"](Path("h5/ply_data_test0.h5"), data=points, label=np.arange(3))
+    shapes = open_shapes(Path("h5"), split="test")
+    model, _ = pretrained_model("mae", "a test")
+    for first, count in ((1024, 64), (40, 40)):  # no more than the network's
+        monkeypatch.setattr(shape_network, "FIRST_POINTS", first)
+        found = shape_network.cloud_features(model, shapes, "max", torch.device("cpu"), lambda *_: None)
+        with torch.inference_mode():
+            expected = model.pooled_features(torch.from_numpy(points[:, :count]), "max")
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_named_scan_file_is_that_file_alone(run):
+    small = runpy.run_path(str(Path(__file__).parents[1] / "faults" / "small_files.py"))
+    rng = np.random.default_rng(0)
+    for name, count in (("training", 9), ("test", 4)):
+        points, label = rng.normal(size=(count, 96, 3)).astype(np.float32), np.arange(count) % 3
+        small["h5"](Path(f"scans/{name}_objectdataset.h5"), data=points, label=label)
+    train, test = (f"scans/{name}_objectdataset.h5" for name in ("training", "test"))
+    command = ("--weights", "mae", "--task", "svm", "--device", "cpu")
+    assert run("eval", test, "--train", train, *command, "--report", "scans_r").code == 0
+    assert json.loads(Path("scans_r/result.json").read_text())["counts"]["train"] == 9
+    with np.load("shapes/train.npz") as arrays:
+        np.savez("some.npz", **{name: array[:5] if len(array) == 48 else array for name, array in arrays.items()})
+        np.savez("copied.npz", **{name: array for name, array in arrays.items() if name != "id"})
+    Path("same").mkdir(exist_ok=True)
+    Path("same/train.npz").write_bytes(Path("some.npz").read_bytes())
+    for scored, trained, words in (
+        (train, train, "training_objectdataset_00000 is trained on too"),
+        ("same/train.npz", "shapes/train.npz", "is trained on too"),
+        ("copied.npz", "shapes/train.npz", "are those that are trained on"),
+    ):
+        result = run("eval", scored, "--train", trained, *command)
+        assert result.code == 4 and words in result.err, result.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

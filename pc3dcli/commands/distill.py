@@ -157,7 +157,6 @@ def _run_folds(ctx: typer.Context, found: Job, out: Path) -> None:
     from pc3dcli.commands import fewshot_runs
     from pc3dcli.commands.finetune_plan import program_of_fold
 
-    fewshot_runs.write_folds_file(out, found.folds)
     is_main = fewshot_runs.run_folds(
         found.plan,
         found.folds,

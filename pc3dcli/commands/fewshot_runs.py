@@ -21,6 +21,7 @@ from pc3dcli.formats.folds import Fold, Folds, read_folds, write_folds
 from pc3dcli.metrics.classification import FoldSize, draw_folds
 from pc3dcli.stream.run_folder import RUN, WEIGHTS, RunFolder
 from pc3dcli.stream.writer import atomic_file
+from pc3dcli.train.processes import make_fabric
 
 FOLDER, FOLDS = "predictions", "folds.json"
 _SUFFIX = {"fair": ".csv", "official": ".npz"}
@@ -80,27 +81,26 @@ def run_folds(
 
     program_of   fold -> its program record
     reporter_of  fold -> a TrainingReporter
+    raises       UsageError, before anything is written, when a fold was finished with other settings
     """
-    is_main = True
-    for index, fold in enumerate(folds.folds):
-        folder = RunFolder(out / f"fold_{index:02d}", program_of(index), force)
+    is_main = make_fabric(plan.device).is_global_zero
+    folders = [RunFolder(out / f"fold_{index:02d}", program_of(index), force) for index in range(len(folds.folds))]
+    is_done = [_is_done(folder) for folder in folders]
+    if is_main:
+        with atomic_file(out / FOLDS) as file:
+            write_folds(file, folds)
+    for index, (fold, folder) in enumerate(zip(folds.folds, folders, strict=True)):
         path = out / FOLDER / f"fold_{index:02d}{_SUFFIX[plan.protocol]}"
-        if _is_done(folder) and path.is_file():
+        if is_done[index] and path.is_file():
             continue
         splits = of_fold(plan.splits, fold, index, out / FOLDS)
         with reporter_of(index) as reporter:
             reporter.note(f"fold {index + 1} of {len(folds.folds)}")
-            is_main = run(replace(plan, splits=splits), folder, reporter).is_main
+            run(replace(plan, splits=splits), folder, reporter)
         if is_main:
             write_fold(folder.path / PREDICTIONS, path)
             (folder.path / WEIGHTS).unlink()
     return is_main
-
-
-def write_folds_file(out: Path, folds: Folds) -> None:
-    """Write the folds beside the predictions."""
-    out.mkdir(parents=True, exist_ok=True)
-    write_folds(out / FOLDS, folds)
 
 
 def _is_done(folder: RunFolder) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,7 +29,10 @@ SHAPENET_PARTS = 50
 
 @dataclass(frozen=True)
 class Splits:
-    """What is learned from and what is tested on, with the same classes; category_parts: part ids of each category."""
+    """What is learned from and what is tested on, with the same classes.
+
+    category_parts  part ids that a shape of each category may be given; () without parts
+    """
 
     train: ShapeSet
     test: ShapeSet
@@ -75,7 +77,7 @@ def train_sampling(shapes: ShapeSet, method: str, num_points: int, augment: str,
     return BatchConfig(
         num_points=num_points,
         sampling="replacement" if method == "parts" else "farthest-random",
-        normalize=_normalize(shapes),
+        normalize=shapes.normalization("cloud"),
         augment=AUGMENTS[augment],
         min_points=min_points,
     )
@@ -87,17 +89,13 @@ def test_sampling(shapes: ShapeSet, method: str, num_points: int, min_points: in
     return config if method == "parts" else replace(config, sampling="farthest")
 
 
-def category_logits(logits: np.ndarray, category: np.ndarray, category_parts: tuple | list) -> np.ndarray:
+def best_parts(logits: np.ndarray, category: np.ndarray, category_parts: tuple | list) -> np.ndarray:
     """Return (B, N) the best part among those of each shape's category: logits (B, N, P), category (B,)."""
     found = np.empty(logits.shape[:2], np.int64)
     for row, index in enumerate(category):
         parts = np.asarray(category_parts[index])
         found[row] = parts[logits[row][:, parts].argmax(axis=1)]
     return found
-
-
-def _normalize(shapes: ShapeSet) -> str:
-    return "none" if shapes.is_raw else "cloud"
 
 
 def _with_categories(shapes: ShapeSet) -> ShapeSet:
@@ -115,19 +113,21 @@ def _with_categories(shapes: ShapeSet) -> ShapeSet:
             raise InputError(f"shape {shapes.names[index]} has part {part.max()} and no class", file=shapes.root)
         label[index] = category_of[part[0]]
     names = tuple(str(index) for index in range(SHAPENET_PARTS))
-    load: Any = shapes.load
-    return replace(shapes, label=label, class_names=tuple(CATEGORIES), part_names=names, load=load)
+    return replace(shapes, label=label, class_names=tuple(CATEGORIES), part_names=names)
 
 
 def _with_parts(train: ShapeSet, test: ShapeSet) -> Splits:
-    """Return splits with the parts of each category: ShapeNetPart's ranges, else those that occur in training."""
+    """Return splits with the parts of each category: ShapeNetPart's ranges, else those that occur in training.
+
+    A category that no shape is learned from may have all that occur there.
+    """
     if train.class_names != test.class_names or train.part_names != test.part_names:
         raise InputError(f"splits {train.split} and {test.split} have different classes or parts", file=train.root)
     ranges = {name.lower(): tuple(parts) for name, parts in CATEGORIES.items()}
     if all(name.lower() in ranges for name in train.class_names):
         return Splits(train, test, tuple(ranges[name.lower()] for name in train.class_names))
     found: list[set[int]] = [set() for _ in train.class_names]
-    for shapes in (train, test):
-        for index in range(len(shapes)):
-            found[int(shapes.label[index])].update(np.unique(shapes.read(index).part).tolist())
-    return Splits(train, test, tuple(tuple(sorted(parts)) for parts in found))
+    for index in range(len(train)):
+        found[int(train.label[index])].update(np.unique(train.read(index).part).tolist())
+    anywhere = set().union(*found)
+    return Splits(train, test, tuple(tuple(sorted(parts or anywhere)) for parts in found))

@@ -57,6 +57,8 @@ def job(ctx: typer.Context) -> Job:
     description = _description(options["method"], base, model, finetune, splits)
     if options["predict"]:
         check_classes(init[0], splits.test)
+        known = init[0].get("category_parts", splits.category_parts)  # a release has ShapeNetPart's, as `splits` then
+        splits = dataclasses.replace(splits, category_parts=known)
         description = {name: value for name, value in description.items() if name != "parts"} | init[0]
         description["config"] = dataclasses.asdict(model)
     plan = Plan(
@@ -133,7 +135,7 @@ def _configs(
 
     options = ctx.params
     task = "few-shot" if folds is not None else options["method"]
-    is_scan = splits.train.is_raw
+    is_scan = splits.train.layout == "scanobjectnn"
     beside, training = recipe(task, base, options["recipe"], is_scan=is_scan)
     pretrained = base_config(base, init[0]["config"] if init else {}, options["init"])
     fields = dataclasses.asdict(pretrained)

@@ -8,7 +8,7 @@ for `pc3d eval --protocol official` to show what choosing among them gives.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,17 +17,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from pc3dcli.commands.finetune_data import Splits, category_logits, test_sampling, train_sampling
+from pc3dcli.commands.finetune_data import Splits, best_parts, test_sampling, train_sampling
 from pc3dcli.commands.shape_network import BATCH, run_network, smallest_cloud, usable_device
 from pc3dcli.commands.weights import base_tensors, new_downstream
 from pc3dcli.datasets.shape_batches import BatchConfig, ShapeData
-from pc3dcli.errors import WeightsError
+from pc3dcli.errors import InputError, UsageError, WeightsError
 from pc3dcli.nn.model_files import read_model
 from pc3dcli.nn.weights import load_exactly
 from pc3dcli.papers.geomask3d.finetune import Finetuning, predict_classes, predict_parts
 from pc3dcli.stream.run_folder import RunFolder
 from pc3dcli.stream.writer import atomic_file
 from pc3dcli.train import Position, Result, Run, TrainConfig, measure_step, train
+from pc3dcli.train.processes import make_fabric
+from pc3dcli.train.walk import Walk
 
 if TYPE_CHECKING:
     from pc3dcli.formats.folds import Folds
@@ -88,7 +90,7 @@ def run(plan: Plan, folder: RunFolder, report: Reporter | None = None) -> Result
         report=report,
         after_epoch=tester.after_epoch if plan.protocol == "official" else None,
     )
-    if result.is_main and not (is_old and _has_votes(predictions, plan.votes)):
+    if result.is_main and not (is_old and _has_votes(predictions, plan)):
         _, tensors = read_model(folder.path)  # of a run that was finished earlier the learner knows nothing
         load_exactly(learner.model, tensors, file=folder.path, kind="this run")
         learner.to(usable_device(plan.device))
@@ -116,16 +118,35 @@ def measure(plan: Plan, folds: Folds | None) -> tuple[Measured, int]:
 
 
 def _learner(plan: Plan) -> tuple[Finetuning, ShapeData]:
+    """Return what learns and from what; raises UsageError or InputError as `_check_batch`."""
     learner = Finetuning(_model(plan), plan.method, plan.finetune)
-    return learner, ShapeData(plan.splits.train, _train_sampling(plan, learner.model))
+    data = ShapeData(plan.splits.train, _train_sampling(plan, learner.model))
+    _check_batch(plan, data)
+    return learner, data
 
 
-def _has_votes(path: Path, votes: int) -> bool:
-    """Tell whether a file of predictions is there, with as many repeats of the vote as are wanted."""
+def _check_batch(plan: Plan, data: ShapeData) -> None:
+    """Refuse batches of one shape in a process, of which the norms of a head have no statistics (notes G13).
+
+    raises  UsageError for too small a batch, InputError for too few shapes
+    """
+    fabric = make_fabric(plan.device)
+    num_ranks, size = fabric.world_size, plan.training.batch_size
+    if Walk.over(data, plan.training, fabric.global_rank, num_ranks).batch_size >= 2 * num_ranks:
+        return
+    each = f"two or more for each of {num_ranks} processes" if num_ranks > 1 else "two or more"
+    if size < 2 * num_ranks:
+        raise UsageError(f"--batch-size {size}: expected {each}", hint=f"pass --batch-size {2 * num_ranks} or more")
+    raise InputError(f"found {len(data)} shapes to learn from, expected {each}", file=plan.splits.train.root)
+
+
+def _has_votes(path: Path, plan: Plan) -> bool:
+    """Tell whether a file of predictions is there, with the votes that are wanted."""
     if not path.is_file():
         return False
     with np.load(path) as arrays:
-        return not votes or ("vote_logits" in arrays.files and len(arrays["vote_logits"]) == votes)
+        found = (len(arrays["vote_logits"]), int(arrays["vote_views"])) if "vote_views" in arrays.files else None
+    return not plan.votes or found == (plan.votes, plan.finetune.vote_views)
 
 
 def _model(plan: Plan) -> nn.Module:
@@ -175,11 +196,12 @@ class Tester:
         if self.plan.method == "classify":
             return {"logits": self._logits(model, self.data), "label": self.shapes.label}
         predicted, label = [], []
-        ask = self._asker(model, lambda m, batch: predict_parts(m, batch.clouds, batch.label))
-        for batch, logits in ask(self.data, seed=self.plan.training.seed, epoch=0):
-            predicted.append(category_logits(logits, batch.label.numpy(), self.plan.splits.category_parts))
+        for batch, logits in self._ask(model, self.data, lambda batch: predict_parts(model, batch.clouds, batch.label)):
+            predicted.append(best_parts(logits, batch.label.numpy(), self.plan.splits.category_parts))
             label.append(batch.part.numpy())
-        return {"pred": np.concatenate(predicted).astype(np.uint8), "label": np.concatenate(label).astype(np.uint8)}
+        pred, label = np.concatenate(predicted), np.concatenate(label)
+        dtype = np.min_scalar_type(max(pred.max(), label.max()))  # uint8 but for parts from 256 on
+        return {"pred": pred.astype(dtype), "label": label.astype(dtype)}
 
     def votes(self, model: nn.Module) -> np.ndarray:
         """Return (R, S, K) mean logits of R repeated votes, each over `vote_views` resampled and augmented views."""
@@ -200,6 +222,7 @@ class Tester:
                 arrays["epoch_pred"] = self._epochs(path)
             if self.plan.votes:
                 arrays["vote_logits"] = self.votes(model)
+                arrays["vote_views"] = np.array(self.plan.finetune.vote_views)
         write_arrays(path, arrays)
         if self.plan.method == "classify":
             shutil.rmtree(self.folder / EPOCHS, ignore_errors=True)  # they are in the one file now
@@ -217,17 +240,15 @@ class Tester:
         return np.mean([self._logits(model, data, epoch=1 + view) for view in views], axis=0, dtype=np.float64)
 
     def _logits(self, model: nn.Module, data: ShapeData, epoch: int = 0) -> np.ndarray:
-        ask = self._asker(model, lambda m, batch: predict_classes(m, batch.clouds))
-        return np.concatenate([found for _, found in ask(data, seed=self.plan.training.seed, epoch=epoch)])
+        batches = self._ask(model, data, lambda batch: predict_classes(model, batch.clouds), epoch)
+        return np.concatenate([found for _, found in batches])
 
-    def _asker(self, model: nn.Module, predict: Callable[[nn.Module, Any], torch.Tensor]) -> Callable:
-        device = next(model.parameters()).device
-
-        def ask(data: ShapeData, *, seed: int, epoch: int) -> Any:
-            network = lambda batch: predict(model, batch)  # noqa: E731
-            return run_network(network, self.shapes, data.config, device, seed=seed, epoch=epoch, data=data)
-
-        return ask
+    def _ask(
+        self, model: nn.Module, data: ShapeData, network: Callable[[Any], torch.Tensor], epoch: int = 0
+    ) -> Iterator[tuple[Any, np.ndarray]]:
+        """Yield the batches of `data`, sampled as in an epoch, each with what `network` makes of it with the model."""
+        device, seed = next(model.parameters()).device, self.plan.training.seed
+        return run_network(network, self.shapes, data.config, device, seed=seed, epoch=epoch, data=data)
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -78,7 +78,7 @@ class Plan:
 
         options = self.options
         shapes = open_shapes(options["shapes"], dataset=options["dataset"], split=options["split"])
-        normalize, smallest = "none" if shapes.is_raw else "sample", smallest_cloud(self.model)
+        normalize, smallest = shapes.normalization("sample"), smallest_cloud(self.model)
         config = BatchConfig(self.model.num_points, normalize=normalize, augment=SCALE_SHIFT, min_points=smallest)
         return ShapeData(shapes, config)
 

@@ -96,6 +96,9 @@ def _read_block(file: Path) -> dict:
     if "part" in arrays:
         if arrays["part"].dtype.kind not in "iu" or (arrays["part"] < 0).any():
             raise FormatError(f"parts are {arrays['part'].dtype}, expected integers from 0", file=file)
+        highest, count = arrays["part"].max(initial=0), np.size(arrays.get("part_names", ()))
+        if count and highest >= count:
+            raise FormatError(f"found part {highest}, expected 0 to {count - 1}", file=file)
         block["part"] = _pieces(arrays["part"], start, file, ())
     for name in block:
         if [len(piece) for piece in block[name]] != [len(piece) for piece in block["xyz"]]:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import NoneType
+from typing import BinaryIO
 
 from pc3dcli.errors import FormatError
 from pc3dcli.formats.paths import read_file
@@ -45,10 +46,10 @@ class Folds:
     folds: tuple[Fold, ...]
 
 
-def write_folds(path: Path, folds: Folds) -> None:
+def write_folds(file: BinaryIO, folds: Folds) -> None:
     """Write `folds.json`; the same folds give the same bytes."""
     text = json.dumps({"format": FORMAT, **asdict(folds)}, sort_keys=True, indent=1)
-    path.write_text(text + "\n", encoding="utf-8")
+    file.write(f"{text}\n".encode())
 
 
 def read_folds(path: Path) -> Folds:

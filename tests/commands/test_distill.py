@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny_shapes.py")))
+small = runpy.run_path(str(Path(__file__).parents[1] / "faults" / "small_files.py"))
 QUICK = ("--device", "cpu", "--epochs", "2", "--batch-size", "16", "-q")
 
 
@@ -65,8 +66,15 @@ def test_a_finished_run_is_kept_and_votes_are_added_to_it(run):
     with np.load(predictions) as arrays:
         assert arrays["vote_logits"].shape == (2, 24, 12) and not np.allclose(*arrays["vote_logits"])
         np.testing.assert_array_equal(arrays["logits"], single)
+        three = arrays["vote_logits"]
     found = metrics(run, predictions, "--task", "classify")
     assert found["oa_vote"] is not None and found["oa_vote_std"] is not None
+    distill(run, "shapes", "--init", "mae", "--out", "again", "--votes", "2", "-D", "vote_views=1")
+    with np.load(predictions) as arrays:  # as many repeats, over other views
+        assert arrays["vote_views"] == 1 and not np.allclose(arrays["vote_logits"], three)
+    stamp = predictions.stat().st_mtime_ns
+    distill(run, "shapes", "--init", "mae", "--out", "again", "--votes", "2", "-D", "vote_views=1")
+    assert predictions.stat().st_mtime_ns == stamp
     result = distill(run, "shapes", "--init", "mae", "--out", "again", "-D", "lr=0.1", code=2)
     assert "made with" in result.err and "--force" in result.err
 
@@ -147,6 +155,26 @@ def test_recipes_reach_the_run(run):
     assert result.code == 0 and "steps       6 a run" in result.out, result.err
 
 
+def settings_of(run, *arguments):
+    result = run("distill", *arguments, "--print-config")
+    assert result.code == 0, result.err
+    return dict(line.split(" = ") for line in result.out.splitlines() if " = " in line)
+
+
+def test_scans_alone_are_learned_as_scans(run):
+    """ModelNet40 as HDF5 is not normalised either, and is no scan."""
+    for layout in ("modelnet-h5", "scanobjectnn"):
+        small["SHAPES"][layout](Path(layout))
+    names = ("variant", "label_smoothing", "num_points")
+    found = settings_of(run, "modelnet-h5", "--base", "point-m2ae")
+    assert [found[name] for name in names] == ['"modelnet"', "0.3", "1024"]
+    found = settings_of(run, "scanobjectnn", "--base", "point-m2ae")
+    assert [found[name] for name in names] == ['"scanobjectnn"', "0.0", "2048"]
+    for layout, sizes in (("modelnet-h5", ["1024", "64"]), ("scanobjectnn", ["2048", "128"])):
+        found = settings_of(run, layout, "--base", "point-mae")
+        assert [found["num_points"], found["num_patches"]] == sizes
+
+
 FEW = ("shapes", "--init", "mae", "--split", "train,train")
 
 
@@ -175,6 +203,24 @@ def test_few_shot_folds(run, protocol, suffix, monkeypatch):
     assert Path(f"{out}_b/predictions/{files[0]}").read_bytes() == before[out / "predictions" / files[0]]
 
 
+def test_refused_folds_leave_those_that_are_there(run, monkeypatch):
+    from types import SimpleNamespace
+
+    from pc3dcli.commands import fewshot_runs
+    from pc3dcli.metrics.classification import FoldSize
+
+    monkeypatch.setattr(fewshot_runs, "parse_size", lambda text: FoldSize(way=3, shot=2, queries=2, folds=1))
+    distill(run, *FEW, "--few-shot", "3x2", "--out", "few_kept")
+    before = Path("few_kept/folds.json").read_bytes()
+    result = distill(run, *FEW, "--few-shot", "3x2", "--seed", "5", "--out", "few_kept", code=2)
+    assert "made with" in result.err and Path("few_kept/folds.json").read_bytes() == before
+    # another process than the first writes nothing
+    monkeypatch.setattr(fewshot_runs, "make_fabric", lambda device: SimpleNamespace(is_global_zero=False))
+    monkeypatch.setattr(fewshot_runs, "run", lambda *_: None)
+    assert distill(run, *FEW, "--few-shot", "3x2", "--out", "few_second").out == ""
+    assert not Path("few_second").exists()
+
+
 @pytest.mark.parametrize("base", ["mae", "m2ae"])
 def test_parts(run, base):
     out = Path(f"parts_{base}")
@@ -190,6 +236,59 @@ def test_parts(run, base):
     files = sorted((out / "epochs").iterdir())
     best = metrics(run, *files, "--task", "parts", "--protocol", "official")
     assert best["instance_miou"] == found["instance_miou"] <= best["instance_miou_best_test_epoch"]
+
+
+def write_cups(folder, parts, test_parts):
+    """Write cups to learn from, and cups and pots to be tested on, whose points have parts by their side."""
+    folder.mkdir()
+    rng, names = np.random.default_rng(0), np.array(["cup", "pot"])
+    for name, number, part in (("train", 6, parts), ("test", 4, test_parts)):
+        points = rng.normal(size=(number, 96, 3)).astype(np.float32)
+        label = np.zeros(number, int) if name == "train" else np.arange(number) % 2
+        kind = np.where(points[..., 0] > 0, *part)
+        np.savez(folder / f"{name}.npz", points=points, part=kind, label=label, class_names=names)
+
+
+def test_parts_are_those_that_are_learned_from(run):
+    write_cups(Path("cups"), (1, 2), (1, 5))
+    distill(run, "cups", "--method", "parts", "--init", "mae", "--out", "parts_cups")
+    assert json.loads(Path("parts_cups/config.json").read_text())["category_parts"] == [[1, 2], [1, 2]]
+    with np.load("parts_cups/predictions.npz") as arrays:
+        assert set(np.unique(arrays["label"])) == {1, 5}  # the fifth is never right
+        assert set(np.unique(arrays["pred"])) <= {1, 2}
+    write_cups(Path("mugs"), (1, 5), (1, 5))  # the weights know what may be predicted, not these shapes
+    command = ("distill", "mugs", "--method", "parts", "--init", "parts_cups", "--predict", "--out", "parts_mugs")
+    result = run(*command, "--device", "cpu")
+    assert result.code == 0, result.err
+    assert set(np.unique(np.load("parts_mugs/predictions.npz")["pred"])) <= {1, 2}
+
+
+def test_parts_from_256_on_keep_their_numbers(run):
+    write_cups(Path("bowls"), (0, 300), (0, 300))
+    distill(run, "bowls", "--method", "parts", "--init", "mae", "--out", "parts_bowls", "--epochs", "1")
+    with np.load("parts_bowls/predictions.npz") as arrays:
+        assert set(np.unique(arrays["label"])) == {0, 300} and set(np.unique(arrays["pred"])) <= {0, 300}
+
+
+def test_a_narrow_embedding_goes_through_every_command(run):
+    import dataclasses
+
+    from pc3dcli.commands.weights import downstream_model
+
+    for base, config in (("point-mae", tiny["MAE"]), ("point-m2ae", tiny["M2AE"])):
+        init, out = f"narrow_{base}", f"narrow_{base}_parts"
+        tiny["write_weights"](Path(init), base, dataclasses.replace(config, embed_width=32))
+        distill(run, "parts", "--method", "parts", "--init", init, "--out", out, "--epochs", "1")
+        model, about = downstream_model(out, "parts", "a test")
+        assert model.config.embed_width == about["config"]["embed_width"] == 32
+        cpu = ("--device", "cpu")
+        again = run("distill", "parts", "--method", "parts", "--init", out, "--predict", "--out", f"{out}_again", *cpu)
+        assert again.code == 0, again.err
+        predictions = [np.load(f"{folder}/predictions.npz")["pred"] for folder in (out, f"{out}_again")]
+        np.testing.assert_array_equal(*predictions)
+        result = run("segment", "parts/test.npz", "--parts", "--weights", out, "--category", "Cap", *cpu)
+        assert result.code == 0, result.err
+        assert "oa" in metrics(run, "shapes", "--task", "svm", "--weights", init, *cpu)
 
 
 @pytest.mark.parametrize(
@@ -210,6 +309,8 @@ def test_parts(run, base):
         (("unlabelled.npz", "--init", "mae", "--split", "all,all", "--out", "x"), 4, "no classes"),
         (("nan.npz", "--init", "mae", "--split", "all,all", "--out", "x"), 4, "not finite"),
         (("few.npz", "--init", "mae", "--split", "all,all", "--out", "x"), 4, "a patch has 8"),
+        (("one.npz", "--method", "parts", "--init", "mae", "--split", "all,all", "--out", "x"), 4, "found 1 shapes"),
+        (("one.npz", "--method", "parts", "--init", "mae", "--split", "all,all", "-n"), 4, "expected two or more"),
         (("shapes", "--init", "mae", "--out", "mae"), 2, "another origin"),
         (("shapes", "--init", "mae", "--folds", "folds.json", "--out", "x"), 4, "no shape 'nobody'"),
     ],
@@ -225,12 +326,25 @@ def test_errors(run, arguments, code, words):
     broken[3, 5, 1] = np.nan
     np.savez("nan.npz", points=broken, label=label)
     np.savez("few.npz", points=points[:, :7], label=label)
+    with np.load("parts/train.npz") as arrays:
+        np.savez("one.npz", **{name: array[:1] for name, array in arrays.items()})
     fold = {"classes": [0, 1], "support": [["nobody"], ["train_00001"]], "query": [["test_00000"], ["test_00001"]]}
     folds = {"format": "pc3d.folds/1", "way": 2, "shot": 1, "queries": 1, "seed": 0, "folds": [fold]}
     Path("folds.json").write_text(json.dumps(folds))
     result = run("distill", *arguments, *QUICK)
     assert result.code == code and words in result.err, result.err
     assert "Traceback" not in result.err and not Path("x").exists()
+
+
+def test_processes_of_one_shape_each_are_refused(run, monkeypatch):
+    from types import SimpleNamespace
+
+    from pc3dcli.commands import finetune_run
+
+    monkeypatch.setattr(finetune_run, "make_fabric", lambda device: SimpleNamespace(world_size=2, global_rank=0))
+    result = run("distill", "shapes", "--init", "mae", "--batch-size", "2", "--out", "x")
+    assert result.code == 2 and "two or more for each of 2 processes" in result.err and "--batch-size 4" in result.err
+    assert not Path("x").exists()
 
 
 def _wrong_kind():

@@ -22,12 +22,17 @@ def some_folds():
     return Folds(SIZE.way, SIZE.shot, SIZE.queries, 0, tuple(folds))
 
 
+def put_folds(path, folds):
+    with path.open("wb") as file:
+        write_folds(file, folds)
+
+
 @pytest.fixture
 def world(tmp_path, monkeypatch):
     """Three folds, of whose 12 queries 0, 3 and 6 are wrong."""
     monkeypatch.chdir(tmp_path)
     folds = some_folds()
-    write_folds(tmp_path / "folds.json", folds)
+    put_folds(tmp_path / "folds.json", folds)
     (tmp_path / "pred").mkdir()
     for index, fold in enumerate(folds.folds):
         lines = list(fold.label_of_query().items())
@@ -117,10 +122,10 @@ def test_names_of_files(run, world):
 
 def test_folds_survive_their_file(tmp_path):
     path = tmp_path / "folds.json"
-    write_folds(path, some_folds())
+    put_folds(path, some_folds())
     assert read_folds(path) == some_folds()
     first = path.read_bytes()
-    write_folds(path, read_folds(path))
+    put_folds(path, read_folds(path))
     assert path.read_bytes() == first
 
 
@@ -138,7 +143,7 @@ def test_folds_survive_their_file(tmp_path):
 )
 def test_broken_folds(tmp_path, change):
     path = tmp_path / "folds.json"
-    write_folds(path, some_folds())
+    put_folds(path, some_folds())
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))

@@ -42,9 +42,11 @@ def write_part_data(folder: Path) -> Path:
     return folder
 
 
-def write_weights(folder: Path, base: str = "point-mae") -> Path:
+def write_weights(
+    folder: Path, base: str = "point-mae", config: PointMaeConfig | PointM2aeConfig | None = None
+) -> Path:
     """Write a base model with random weights as `pc3d pretrain` would."""
-    config = MAE if base == "point-mae" else M2AE
+    config = config or (MAE if base == "point-mae" else M2AE)
     torch.manual_seed(7)
     model = PointMae(config) if base == "point-mae" else PointM2ae(config)
     about = {"method": "geomask3d", "kind": "pretrain", "base": base, "config": dataclasses.asdict(config)}

@@ -233,6 +233,7 @@ ARRAYS = {"points": np.stack([CUBE, CUBE + 1]), "label": np.array([1, 0]), "clas
         ({"part": np.zeros((2, 7), np.int32)}, "different sizes"),
         ({"part": np.full((2, 8), -1)}, "expected integers from 0"),
         ({"part": np.zeros((2, 8))}, "expected integers from 0"),
+        ({"part": np.full((2, 8), 2), "part_names": np.array(["seat", "leg"])}, "found part 2, expected 0 to 1"),
         ({"id": np.array(["a"])}, "expected text a shape"),
         ({"id": np.array(["a", "a"])}, "two shapes would be named 'a'"),
         ({"start": np.array([0, 1, 3])}, "expected numbers of shapes"),

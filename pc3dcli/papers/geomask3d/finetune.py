@@ -71,10 +71,11 @@ def recipe(
 def downstream_fields(task: str, base: str, fields: dict[str, Any], *, is_scan: bool = False) -> dict[str, Any]:
     """Return the fields of a base model's config as its downstream model has them (notes 2.3 and 2.6).
 
-    fields  of the pretrained model: parts of Point-MAE see twice its points and patches (2,048 and 128),
-            classification with Point-M2AE half its points (1,024), but for scans
+    fields   of the pretrained model: parts and scans with Point-MAE see twice its points and patches (2,048 and 128),
+             classification with Point-M2AE half its points (1,024), but for scans
+    is_scan  as in `recipe`
     """
-    if base == "point-mae" and task == "parts":
+    if base == "point-mae" and (task == "parts" or is_scan):
         return fields | {name: 2 * fields[name] for name in ("num_points", "num_patches")}
     if base == "point-m2ae" and task != "parts" and not is_scan:
         return fields | {"num_points": max(fields["num_points"] // 2, max(fields["scale_patches"]))}

@@ -90,6 +90,8 @@ def test_downstream_models_have_the_points_of_the_notes():
     mae = {"num_points": 1024, "num_patches": 64}
     assert downstream_fields("parts", "point-mae", mae) == {"num_points": 2048, "num_patches": 128}
     assert downstream_fields("classify", "point-mae", mae) == mae
+    scan = downstream_fields("classify", "point-mae", mae, is_scan=True)  # cfgs/finetune_scan_*.yaml
+    assert scan == {"num_points": 2048, "num_patches": 128}
     m2ae = {"num_points": 2048, "scale_patches": (512, 256, 64)}
     assert downstream_fields("few-shot", "point-m2ae", m2ae)["num_points"] == 1024
     assert downstream_fields("classify", "point-m2ae", m2ae, is_scan=True) == m2ae

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 BASES = ("point-mae", "point-m2ae")
 POINT_M2AE_KEYS = ("h_encoder.", "MAE_encoder.encoders.")  # only these models have names that begin so
 POINT_MAE_KEYS = ("MAE_encoder.encoder.", "MAE_encoder.blocks.blocks.", "encoder.first_conv.", "blocks.blocks.")
+SCAN_CLASSES = 15  # of ScanObjectNN, by which its classifiers are known among the released ones
 KIND_KEYS = {"classify": ("cls_head_finetune.",), "parts": ("label_conv.", "propagation", "convs3.")}
 SCORER_HEAD = "gc_head."  # as GeoMask3D exports it
 
@@ -46,11 +47,9 @@ def open_weights(path: Path) -> tuple[dict, dict[str, Tensor]]:
         raise _of_file(error, path) from None
     description = {"method": "released", "kind": kind, "base": base, "config": _released_config(released, base, kind)}
     if kind == "classify":
-        last = max((name for name in released if re.fullmatch(r"cls_head_finetune\.\d+\.weight", name)), key=_number)
-        description["classes"] = [str(index) for index in range(len(released[last]))]
-        if base == "point-m2ae":  # one feature a channel, or mean and maximum side by side
-            is_wide = released["cls_head_finetune.0.weight"].shape[1] != len(released["norm.weight"])
-            description["variant"] = "scanobjectnn" if is_wide else "modelnet"
+        description["classes"] = [str(index) for index in range(_num_classes(released))]
+        if base == "point-m2ae":
+            description["variant"] = _m2ae_variant(released)
     return description, tensors
 
 
@@ -179,7 +178,7 @@ def _renamed(released: dict[str, Tensor], base: str, kind: str) -> dict[str, Ten
 def _released_config(released: dict[str, Tensor], base: str, kind: str) -> dict[str, Any]:
     """Return what the shapes of a released checkpoint say of its config; the rest is as its authors had it."""
     if base == "point-m2ae":
-        return _released_m2ae(released)
+        return _released_m2ae(released, kind)
     norms = [
         released[name] for name in released if name.endswith(("norm.weight", "norm_p.weight")) and name.count(".") < 3
     ]
@@ -191,12 +190,12 @@ def _released_config(released: dict[str, Tensor], base: str, kind: str) -> dict[
             found["gc_depth"] = _count(released, r"MAE_decoder_loss_pred\.blocks\.(\d+)\.")
         if "increase_dim.0.weight" in released:
             found["patch_size"] = len(released["increase_dim.0.weight"]) // 3
-    elif kind == "parts":  # notes 2.3
+    elif kind == "parts" or _num_classes(released) == SCAN_CLASSES:  # notes 2.3
         found |= {"num_points": 2048, "num_patches": 128}
     return found
 
 
-def _released_m2ae(released: dict[str, Tensor]) -> dict[str, Any]:
+def _released_m2ae(released: dict[str, Tensor], kind: str) -> dict[str, Any]:
     blocks = r"(?:h_encoder\.encoder_blocks|MAE_encoder\.blocks)\.0\.blocks\.(\d+)\."
     found: dict[str, Any] = {"depth": _count(released, blocks)}
     positions = [f"{part}.encoder_pos_embeds.{{}}.2.weight" for part in ("h_encoder", "MAE_encoder")]
@@ -204,7 +203,20 @@ def _released_m2ae(released: dict[str, Tensor]) -> dict[str, Any]:
     found |= {"dims": widths} if len(widths) == 3 else {}
     if "rec_head.weight" in released:
         found["num_predicted"] = len(released["rec_head.weight"]) // 3
+    if kind == "classify" and _m2ae_variant(released) == "modelnet":  # notes 2.6
+        found["num_points"] = 1024
     return found
+
+
+def _m2ae_variant(released: dict[str, Tensor]) -> str:
+    """Return which classifier it is: one feature a channel, or mean and maximum side by side."""
+    is_wide = released["cls_head_finetune.0.weight"].shape[1] != len(released["norm.weight"])
+    return "scanobjectnn" if is_wide else "modelnet"
+
+
+def _num_classes(released: dict[str, Tensor]) -> int:
+    last = max((name for name in released if re.fullmatch(r"cls_head_finetune\.\d+\.weight", name)), key=_number)
+    return len(released[last])
 
 
 def _count(released: dict[str, Tensor], pattern: str) -> int:

@@ -121,7 +121,15 @@ def test_released_classifiers(tmp_path, base, variant, suffix):
     save(released, tmp_path / f"x.{suffix}")
     found, config = downstream_model(tmp_path / f"x.{suffix}", "classify", "a test")
     assert config["classes"] == CLASSES and config.get("variant") == variant
+    assert found.config.num_points == (2048 if variant == "scanobjectnn" else 1024)
     assert all(torch.equal(value, found.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_a_released_point_mae_of_fifteen_classes_is_of_scans(tmp_path):
+    model = new_downstream(description("point-mae", "classify", classes=list(range(15))))
+    torch.save(point_mae_released.to_released(model.state_dict(), "classify"), tmp_path / "x.pth")
+    found, _ = downstream_model(tmp_path / "x.pth", "classify", "a test")
+    assert (found.config.num_points, found.config.num_patches) == (2048, 128)
 
 
 @pytest.mark.parametrize("base", ["point-mae", "point-m2ae"])

@@ -258,6 +258,23 @@ def test_clipping_bounds_the_step_and_the_log_shows_the_norm_before(tmp_path):
     assert clipped[2]["loss"] != free[2]["loss"]
 
 
+def test_a_double_step_steps_before_clipping_and_after(tmp_path):
+    settings = {"epochs": 1, "batch_size": 12, "lr": 1e-2, "warmup_epochs": 0, "clip": 1e-6}
+    config = TrainConfig(**settings, double_step=True)
+    learner, _ = fit(tmp_path / "double", config, is_plain=True)
+    single, _ = fit(tmp_path / "single", TrainConfig(**settings), is_plain=True)
+    expected, walk = TinyLearner(is_plain=True), Walk.over(TinyData(), config)
+    batch, at = TinyData().batch(walk.indices(0), seed=0, epoch=0), walk.position(0)
+    adam = torch.optim.AdamW(parameter_groups(expected, config.weight_decay), lr=config.rate(at), betas=config.betas)
+    expected.training_loss(batch, at)[0].backward()
+    adam.step()
+    nn.utils.clip_grad_norm_(expected.parameters(), config.clip)
+    adam.step()
+    for found, other, value in zip(*(one.student.parameters() for one in (learner, single, expected)), strict=True):
+        torch.testing.assert_close(found, value)
+        assert not torch.allclose(found, other)
+
+
 def test_bf16_and_compiled_steps_are_finite(tmp_path):
     fit(tmp_path, TrainConfig(epochs=1, batch_size=4, precision="bf16", compile=True))
     assert all(np.isfinite(record["loss"]) for record in records(tmp_path))

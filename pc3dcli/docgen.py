@@ -84,6 +84,7 @@ def man_parameters(configs: list[Any], options: list[Option]) -> str:
             if field.name in taken:
                 continue
             value = getattr(config, field.name)
+            value = list(value) if isinstance(value, tuple) else value  # as -D and TOML write it
             default = _roff(str(value).lower() if isinstance(value, bool | None) else str(value))
             head = rf"\fB{_roff(field.name)}\fR={default} ({_roff(_type_name(hints[field.name]))})"
             entries.append(f".TP\n{head}\n{_roff(_without_references(comments.get(field.name, '')))}")
@@ -100,7 +101,8 @@ def _type_name(kind: Any) -> str:
         return "|".join(map(str, typing.get_args(kind)))
     if isinstance(kind, types.UnionType):
         return " or ".join(_type_name(one) for one in typing.get_args(kind))
-    return "none" if kind is type(None) else kind.__name__
+    names = {type(None): "none", tuple: "list"}
+    return names.get(typing.get_origin(kind) or kind, kind.__name__)
 
 
 def _field_comments(config: type) -> dict[str, str]:

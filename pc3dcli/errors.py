@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The four errors a user can cause, and the range check of settings whose ValueError becomes one of them.
+"""The four errors a user can cause, and the checks of settings whose ValueError becomes one of them.
 
 `main.py` alone turns errors into exit codes and messages (cli.md section 6).
 """
 
 from __future__ import annotations
 
+import typing
 from os import PathLike
+from typing import Any, Literal
 
 MAX_TEXT = 600  # characters of a message that may hold pieces of a broken input; ours
 
@@ -55,6 +57,14 @@ def check_ranges(config: object, **ranges: tuple[float, float]) -> None:
         value = getattr(config, name)
         if value is not None and not low <= value <= high:
             raise ValueError(f"{name} = {value}: expected a number from {low:g} to {high:g}")
+
+
+def check_choices(config: Any) -> None:
+    """Check the fields of a dataclass that are typed `Literal`; raises ValueError that names the first other value."""
+    for name, kind in typing.get_type_hints(type(config)).items():
+        choices = typing.get_args(kind)
+        if typing.get_origin(kind) is Literal and getattr(config, name) not in choices:
+            raise ValueError(f"{name} = {getattr(config, name)}: expected {' or '.join(map(str, choices))}")
 
 
 def _shortened(text: str) -> str:

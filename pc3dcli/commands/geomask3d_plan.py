@@ -2,13 +2,14 @@
 """What `pc3d pretrain --method geomask3d` trains: its configs from the command line, its learner and its data.
 
 One recipe serves all masks, so that runs of two masks differ in nothing else.  --parity official has those of the
-released codes: for random and block masks that of the base model, else GM3D's (notes 3.6).
+released codes: for random and block masks that of the base model, else GM3D's.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import operator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from pc3dcli.stream.provenance import Program
     from pc3dcli.train import TrainConfig
 
-BASES = ("point-mae", "point-m2ae")
 PLAIN_MASKS = ("random", "block")  # those of the base models
 M2AE_PERIOD = 400 / 300  # released Point-M2AE stops before the end of its cosine
 WEIGHTS = ("init", "teacher", "mask_scores")  # options that name files of which only the content matters
@@ -104,7 +104,7 @@ class Plan:
         """
         import torch
 
-        from pc3dcli.commands.weights import pretrained_model
+        from pc3dcli.commands.weights import base_model, pretrained_model
         from pc3dcli.papers.geomask3d.gm3d import Gm3d
 
         teacher = self.options["teacher"]
@@ -114,7 +114,7 @@ class Plan:
         try:
             with torch.random.fork_rng([]):
                 torch.manual_seed(self.training.seed)
-                learner = Gm3d(_base_model(self.base, self.model), self.gm3d, frozen, self._stored_scores(data))
+                learner = Gm3d(base_model(self.base, self.model), self.gm3d, frozen, self._stored_scores(data))
         except ValueError as error:
             raise UsageError(str(error)) from None
         if self.init is not None:
@@ -126,7 +126,7 @@ class Plan:
             return None
         from pc3dcli.commands.patch_score_file import read_patch_scores
 
-        return read_patch_scores(self.options["mask_scores"], data.shapes.names)
+        return read_patch_scores(self.options["mask_scores"], data.shapes)
 
     def _check_teacher(self, frozen: nn.Module, path: Path) -> None:
         ours, theirs = _shape_of(self.model), _shape_of(frozen.config)
@@ -163,11 +163,11 @@ def plan(ctx: typer.Context) -> Plan:
     mask, is_official = options["mask"] or "geometric", options["parity"] == "official"
     if options["mask_scores"] is not None and mask != "geometric":
         raise UsageError(f"--mask-scores chooses among geometric masks, not {mask} ones")
-    gm3d, model = Gm3dConfig(), model_defaults(base, init, is_official)
+    gm3d, model = Gm3dConfig(), model_defaults(base, init, is_official, options["init"])
     if is_official:
         gm3d = Gm3dConfig(gc_depth=0) if mask in PLAIN_MASKS else Gm3dConfig.official()
     if init and "gc_depth" in init[0]["config"]:
-        gm3d = dataclasses.replace(gm3d, gc_depth=init[0]["config"]["gc_depth"])
+        gm3d = _with_depth(gm3d, init[0]["config"]["gc_depth"], options["init"])
     default = training_defaults(base, mask, is_official, options["epochs"], options["batch_size"])
     training, gm3d, pictures, model = settings.configure(ctx, default, gm3d, PictureConfig(), model)
     if mask in PLAIN_MASKS:  # the base model's released code is not that of GM3D
@@ -175,17 +175,25 @@ def plan(ctx: typer.Context) -> Plan:
     return Plan(options, base, training, gm3d, pictures, model, init)
 
 
-def model_defaults(base: str, init: tuple[dict, Any] | None, is_official: bool) -> Any:
-    """Return the config of a base model: that of --init, of the released model or ours."""
+def _with_depth(gm3d: Gm3dConfig, depth: Any, path: Path) -> Gm3dConfig:
+    """Return the config with the depth of the complexity head that the weights of --init have."""
+    try:
+        return dataclasses.replace(gm3d, gc_depth=operator.index(depth))
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"its config does not describe a complexity head: {error}", file=path) from None
+
+
+def model_defaults(base: str, init: tuple[dict, Any] | None, is_official: bool, path: Path | None = None) -> Any:
+    """Return the config of a base model: that of --init, read from `path`, of the released model or ours."""
     from pc3dcli.commands.weights import base_config
     from pc3dcli.papers.geomask3d.point_m2ae import PointM2aeConfig
     from pc3dcli.papers.geomask3d.point_mae import PointMaeConfig
 
     if init is not None:
-        return base_config(base, init[0]["config"])
-    if base == "point-m2ae":
-        return PointM2aeConfig(released_masks=is_official)
-    return PointMaeConfig()
+        model = base_config(base, init[0]["config"], path)
+    else:
+        model = PointM2aeConfig() if base == "point-m2ae" else PointMaeConfig()
+    return dataclasses.replace(model, released_masks=True) if base == "point-m2ae" and is_official else model
 
 
 def training_defaults(
@@ -201,13 +209,6 @@ def training_defaults(
         return TrainConfig(epochs=400, batch_size=256, lr=lr, warmup_epochs=40, decay_tokens=True)
     period = M2AE_PERIOD * (epochs or 300) if base == "point-m2ae" else None
     return TrainConfig(betas=(0.9, 0.999), schedule="epoch", min_lr=1e-6, period=period)
-
-
-def _base_model(base: str, config: Any) -> nn.Module:
-    from pc3dcli.papers.geomask3d.point_m2ae import PointM2ae
-    from pc3dcli.papers.geomask3d.point_mae import PointMae
-
-    return {"point-mae": PointMae, "point-m2ae": PointM2ae}[base](config)
 
 
 def _shape_of(config: Any) -> dict[str, Any]:

@@ -254,6 +254,7 @@ def _write_files(
 
 def _agreement_text(agreement: Agreement) -> str:
     mean = sum(agreement.spearman) / len(agreement.spearman)
-    ratio = sum(agreement.ratio) / len(agreement.ratio)
-    found = f"Spearman of score and measured difficulty {mean:.3f}, difficulty of the hardest over the mean {ratio:.3f}"
+    found = f"Spearman of score and measured difficulty {mean:.3f}"
+    if agreement.ratio:  # Point-M2AE may never decode the hardest
+        found += f", difficulty of the hardest over the mean {sum(agreement.ratio) / len(agreement.ratio):.3f}"
     return f"pc3d mask-score: {found} ({len(agreement.spearman)} shapes)"

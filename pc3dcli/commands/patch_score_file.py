@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """`patch_score` records: what `pc3d mask-score` writes, and what `pretrain --mask-scores` and `view` read of it.
 
-Numbers of patches stand in the record itself, as `{"dtype": "F32", "shape": [64], "data": [...]}`; larger tensors are
-in a side file (pc3d-stream(5)).
+Numbers of patches stand in the record itself, as `{"dtype": "F32", "shape": [64], "data": [...]}`; of the heat of every
+point, what is too long for a line goes to a side file (pc3d-stream(5)).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pc3dcli.errors import FormatError, InputError
+from pc3dcli.formats.tensors import read_tensor
 
 if TYPE_CHECKING:
+    from pc3dcli.datasets.shape import ShapeSet
     from pc3dcli.papers.geomask3d.scoring import StoredScores
     from pc3dcli.stream.reader import Line
 
@@ -84,25 +85,27 @@ def fits_inline(count: int) -> bool:
 def parse_patch_score(record: dict, file: str) -> ScoredPatches:
     """Return the patches of a `patch_score` record; raises FormatError for one that mask-score did not write."""
     try:
-        score = np.asarray(record["tensor"]["data"], np.float32)
+        score = read_tensor(record["tensor"], ()).astype(np.float32)
         center = np.asarray(record["center"], np.float32)
         offset, scale = np.asarray(record["offset"], np.float64), float(record["scale"])
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+    except (FormatError, KeyError, TypeError, ValueError, OverflowError) as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else getattr(error, "message", str(error))
         raise FormatError(f"patch_score of {record['scene']} is not of pc3d mask-score: {reason}", file=file) from None
     shapes = score.shape, center.shape, offset.shape
     if score.ndim != 1 or not len(score) or shapes != ((len(score),), (len(score), 3), (3,)):
         raise FormatError(f"patch_score of {record['scene']} has {shapes}, expected (G,), (G, 3), (3,)", file=file)
     if not (np.isfinite(score).all() and np.isfinite(center).all() and np.isfinite(offset).all() and 0 < scale < 1e30):
-        raise FormatError(f"patch_score of {record['scene']} has numbers that are not finite", file=file)
+        message = f"patch_score of {record['scene']} has numbers that are not finite, or a scale that is not positive"
+        raise FormatError(message, file=file)
     return ScoredPatches(center, score, offset, scale)
 
 
-def read_patch_scores(path: Path, names: Sequence[str]) -> StoredScores:
-    """Read the scores of shapes, in the order of `names`; others in the file are left out.
+def read_patch_scores(path: Path, shapes: ShapeSet) -> StoredScores:
+    """Read the scores of shapes, in their order; others in the file are left out.
 
     path    stream or --out folder of pc3d mask-score
-    raises  InputError when a shape has none, FormatError for damaged records and shapes of different patch counts
+    raises  InputError when a shape has none, FormatError for damaged records, scores of other points than those of the
+            shape, and shapes of different patch counts
     """
     import torch
 
@@ -111,22 +114,32 @@ def read_patch_scores(path: Path, names: Sequence[str]) -> StoredScores:
 
     if not Path(path).exists():
         raise InputError("no such file of scores", file=path, hint="pc3d mask-score SHAPES --weights W --out FILE")
-    place = {name: index for index, name in enumerate(names)}
+    place = {name: index for index, name in enumerate(shapes.names)}
     found: dict[int, ScoredPatches] = {}
     for scene in stream_scenes([str(path)], _scores_of(place)):
         for record in scene.kept if scene.ok else ():
-            found[place[record["scene"]]] = parse_patch_score(record, str(path))
-    missing = next((name for name in names if place[name] not in found), None)
+            found[place[scene.id]] = parse_patch_score(record, str(path))
+            _check_points(shapes, place[scene.id], scene.scene.get("xyz_sha256"), path)
+    missing = next((name for name in shapes.names if place[name] not in found), None)
     if missing is not None:
-        message = f"holds scores of {len(found)} of {len(names)} shapes, none of {missing}"
+        message = f"holds scores of {len(found)} of {len(shapes)} shapes, none of {missing}"
         raise InputError(message, file=path, hint="pc3d mask-score on the same shapes and --split")
     counts = {len(patches.score) for patches in found.values()}
     if len(counts) > 1 or min(counts) < 3:
         raise FormatError(f"its shapes have {sorted(counts)} patches, expected one number, 3 or more", file=path)
-    ordered = [found[index] for index in range(len(names))]
+    ordered = [found[index] for index in range(len(shapes))]
     seen = [(patches.center - patches.offset) * patches.scale for patches in ordered]
     scores = np.stack([patches.score for patches in ordered])
     return StoredScores(torch.from_numpy(np.stack(seen).astype(np.float32)), torch.from_numpy(scores))
+
+
+def _check_points(shapes: ShapeSet, index: int, expected: str | None, path: Path) -> None:
+    """Raise FormatError for scores of another cloud than that of the shape."""
+    from pc3dcli.formats.cloud import xyz_sha256
+
+    if expected != xyz_sha256(shapes.read(index).xyz):
+        message = f"its scores of {shapes.names[index]} are of other points (xyz_sha256 differs)"
+        raise FormatError(message, file=path, hint="pc3d mask-score on the same shapes")
 
 
 def _scores_of(wanted: dict[str, int]) -> Any:

@@ -17,15 +17,13 @@ import torch
 
 from pc3dcli.commands.patch_score_file import ScoredPatches
 from pc3dcli.commands.shape_network import smallest_cloud
-from pc3dcli.commands.weights import base_config, need_kind, open_weights
+from pc3dcli.commands.weights import base_config, base_model, need_kind, open_weights
 from pc3dcli.datasets.shape_batches import BatchConfig, ShapeData
-from pc3dcli.errors import Pc3dError, WeightsError
+from pc3dcli.errors import FormatError, Pc3dError, WeightsError
 from pc3dcli.nn.weights import load_exactly
 from pc3dcli.papers.geomask3d.gc_head import GcHead
 from pc3dcli.papers.geomask3d.gm3d import HEAD_PREFIX
 from pc3dcli.papers.geomask3d.masking import random_orders
-from pc3dcli.papers.geomask3d.point_m2ae import PointM2ae
-from pc3dcli.papers.geomask3d.point_mae import PointMae
 from pc3dcli.papers.geomask3d.scoring import (
     PatchScorer,
     difficulty_ratio,
@@ -54,7 +52,7 @@ def open_scorer(path: Path) -> PatchScorer:
         hint = "pc3d pretrain trains one unless -D gc_depth=0 or --init without it says otherwise"
         raise WeightsError("holds no complexity head, which scores patches", file=path, hint=hint)
     config = base_config(description["base"], description["config"], path)
-    base = {"point-mae": PointMae, "point-m2ae": PointM2ae}[description["base"]](config)
+    base = base_model(description["base"], config)
     scorer = PatchScorer(base, GcHead(config.dim, len(blocks), config.heads))
     named = {name if name.startswith(HEAD_PREFIX) else f"base.{name}": value for name, value in tensors.items()}
     load_exactly(scorer, named, file=path, kind=f"a {description['base']} with its complexity head")
@@ -137,6 +135,8 @@ class ShapeScorer:
         xyz = self.shapes.read(int(batch.index[0])).xyz[chosen]
         offset, scale = _frame(xyz, batch.plain[0].numpy())
         score = rows["score"][row].astype(np.float32)
+        if not np.isfinite(score).all():
+            raise FormatError(f"shape {batch.ids[0]}: the network's scores are not finite", file=self.shapes.root)
         center = xyz[rows["center_index"][row]].astype(np.float32)
         if "difficulty" not in rows:
             return ScoredPatches(center, score, offset, scale)

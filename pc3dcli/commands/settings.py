@@ -54,6 +54,7 @@ _NOT_DECISIVE = frozenset(
     }
 )
 _FILE_FIELDS, _DEFINED = "pc3dcli.config_fields", "pc3dcli.defined_options"
+EXAMPLE = {int: "1", float: "0.5"}  # items of a list
 _NO_SETTINGS = frozenset({"config", "print_config", "define", "help"})
 
 
@@ -109,7 +110,10 @@ def configure(ctx: typer.Context, *defaults: Any) -> list[Any]:
     values: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     for name, value in from_file.items():
         _check_known(name, known, f"{path}: ")
-        values[name] = _typed(name, value, hints[name])
+        try:
+            values[name] = _typed(name, value, hints[name])
+        except UsageError as error:
+            raise UsageError(error.message, file=path) from None
     for text in ctx.params.get("define") or []:
         name, equals, value = text.partition("=")
         name = name.replace("-", "_")
@@ -203,11 +207,14 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
         elif isinstance(one, type) and type(value) is one:
             return value
     names = {float: "a finite number", int: "an integer", bool: "true or false", str: "text", type(None): "none"}
-    names |= {
-        one: f"a list such as [{', '.join('1' for _ in typing.get_args(one))}]" for one in kinds if _is_tuple(one)
-    }
+    names |= {one: _list_text(one) for one in kinds if _is_tuple(one)}
     shown = [names.get(one) or " or ".join(map(repr, typing.get_args(one))) or str(one) for one in kinds]
     raise UsageError(f"{name} = {value!r}: expected {' or '.join(shown)}")
+
+
+def _list_text(kind: Any) -> str:
+    items = [EXAMPLE[item] for item in typing.get_args(kind) if item is not ...]
+    return f"a list such as [{', '.join(items)}]"
 
 
 def _is_tuple(kind: Any) -> bool:

@@ -9,6 +9,7 @@ import time
 from pc3dcli.commands.progress import ProgressReporter
 from pc3dcli.stream.records import dump_record, header
 
+PART = "loss_"  # how the names of the parts of a loss begin
 SMOOTHING = 0.98  # share of the old estimate of a step's seconds that a new step leaves; ours
 
 
@@ -39,7 +40,9 @@ class TrainingReporter(ProgressReporter):
             return
         self._step = record["step"]
         left = duration(self._seconds_of_step() * (self._steps - self._step))
-        text = f"epoch {record['epoch']}, loss {record['loss']:.5g}, {left} left"
+        parts = [f"{name.removeprefix(PART)} {value:.3g}" for name, value in record.items() if name.startswith(PART)]
+        of_parts = f" ({', '.join(parts)})" if len(parts) > 1 else ""
+        text = f"epoch {record['epoch']}, loss {record['loss']:.5g}{of_parts}, {left} left"
         if self._bars:
             self._draw(text, self._step, self._steps)
         else:
@@ -50,7 +53,8 @@ class TrainingReporter(ProgressReporter):
         if not new_steps and not self._steps:
             self.warn(f"{out} was finished before, --force redoes it")
         elif not self.quiet:
-            self._line(f"{steps} steps, {new_steps} of them now, {duration(time.monotonic() - self._start)}")
+            now = "" if new_steps == steps else f", {new_steps} of them now"
+            self._line(f"{steps} step{'s' * (steps != 1)}{now}, {duration(time.monotonic() - self._start)}")
         self._print({"type": "end", "scenes": 0, "failed": 0})
 
     def interrupted(self) -> None:

@@ -22,7 +22,6 @@ POINT_M2AE_KEYS = ("h_encoder.", "MAE_encoder.encoders.")  # only these models h
 POINT_MAE_KEYS = ("MAE_encoder.encoder.", "MAE_encoder.blocks.blocks.", "encoder.first_conv.", "blocks.blocks.")
 SCAN_CLASSES = 15  # of ScanObjectNN, by which its classifiers are known among the released ones
 KIND_KEYS = {"classify": ("cls_head_finetune.",), "parts": ("label_conv.", "propagation", "convs3.")}
-SCORER_HEAD = "gc_head."  # as GeoMask3D exports it
 
 
 def open_weights(path: Path) -> tuple[dict, dict[str, Tensor]]:
@@ -66,13 +65,16 @@ def need_kind(description: dict, kinds: tuple[str, ...], path: Path, purpose: st
 
 def base_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of the base model alone, without the complexity head that GeoMask3D trains beside it."""
-    return {name: value for name, value in tensors.items() if not name.startswith(SCORER_HEAD)}
+    from pc3dcli.papers.geomask3d.gm3d import HEAD_PREFIX
+
+    return {name: value for name, value in tensors.items() if not name.startswith(HEAD_PREFIX)}
 
 
 def base_config(base: str, fields: dict[str, Any], path: Path | None = None) -> Any:
     """Return the config of a base model from the fields of config.json.
 
-    raises  WeightsError for a field or a value that it does not have
+    fields  others are left alone: the complexity head has some there too
+    raises  WeightsError for a value that it cannot have
     """
     import dataclasses
 
@@ -87,19 +89,24 @@ def base_config(base: str, fields: dict[str, Any], path: Path | None = None) -> 
         raise WeightsError(f"its config is not of a {base}: {error}", file=path) from None
 
 
+def base_model(base: str, config: Any) -> Any:
+    """Return an untrained base model."""
+    from pc3dcli.papers.geomask3d.point_m2ae import PointM2ae
+    from pc3dcli.papers.geomask3d.point_mae import PointMae
+
+    return {"point-mae": PointMae, "point-m2ae": PointM2ae}[base](config)
+
+
 def pretrained_model(path: Path, purpose: str) -> tuple[Any, dict]:
     """Return the pretrained base model of a weights file, in eval mode on the CPU, and its description.
 
     raises  as `open_weights`; WeightsError for weights of another kind or that do not fit their config
     """
     from pc3dcli.nn.weights import load_exactly
-    from pc3dcli.papers.geomask3d.point_m2ae import PointM2ae
-    from pc3dcli.papers.geomask3d.point_mae import PointMae
 
     description, tensors = open_weights(path)
     need_kind(description, ("pretrain",), path, purpose)
-    kind = {"point-mae": PointMae, "point-m2ae": PointM2ae}[description["base"]]
-    model = kind(base_config(description["base"], description["config"], path))
+    model = base_model(description["base"], base_config(description["base"], description["config"], path))
     load_exactly(model, base_tensors(tensors), file=path, kind=f"a pretrained {description['base']}")
     return model.eval(), description
 

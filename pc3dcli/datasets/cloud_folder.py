@@ -23,19 +23,18 @@ from pc3dcli.geometry.mesh_sampling import sample_surface
 SUFFIXES = (".ply", ".pcd", ".off", ".npy", ".npz")
 PATTERN = ".ply, .pcd, .off, .npy or .npz clouds as 1.ply, <class>/1.ply, <class>/train/1.ply or train/<class>/1.ply"
 NUM_SAMPLED = 8192  # points of a mesh; as many as ShapeNet55 has
-MAX_LEVELS = 4  # folders between the path given and a file; ours
 
 
 def matches(path: Path) -> bool:
     """Tell whether `path` is a cloud or a folder that leads to one."""
     if path.is_file():
         return path.suffix.lower() in SUFFIXES
-    return bool(_files(path, MAX_LEVELS))
+    return bool(_files(path))
 
 
 def open_shapes(path: Path, split: str) -> ShapeSet:
     """List the files of a split; folders without splits are all of train."""
-    root, files = (path.parent, [path]) if path.is_file() else (path, _files(path, MAX_LEVELS))
+    root, files = (path.parent, [path]) if path.is_file() else (path, _files(path))
     places = [(file, *_split_and_class(file.relative_to(root))) for file in files]
     class_names = _class_names([place[2] for place in places], path)
     places = _of_split(places, path, split)
@@ -76,23 +75,28 @@ def _array(file: Path, suffix: str) -> np.ndarray:
     else:
         arrays = read_arrays(file, ("points", "xyz", "pos"))
         if len(arrays) != 1:
-            raise FormatError(f"found arrays {sorted(arrays)}, expected one of points, xyz, pos", file=file)
+            found = f"arrays {', '.join(sorted(arrays))}" if arrays else "no array"
+            raise FormatError(f"found {found} of points, xyz and pos, expected one", file=file)
         points = next(iter(arrays.values()))
     if points.ndim != 2 or points.shape[1] < 3 or points.dtype.kind != "f":
-        raise FormatError(f"found {points.shape} {points.dtype}, expected (n, 3) numbers, or more columns", file=file)
+        message = f"found {points.shape} {points.dtype}, expected floats (n, 3), or more columns"
+        raise FormatError(message, file=file)
     return as_float32(points[:, :3])
 
 
-def _files(folder: Path, levels: int) -> list[Path]:
-    """Return the clouds below a folder in the order of their paths; hidden files and folders are left out."""
+def _files(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
+    """Return the clouds below a folder in the order of their paths; hidden files and folders are left out.
+
+    above  the real folders that lead here: a link back to one of them is not followed
+    """
     try:
         entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
         raise InputError(f"cannot list it: {error.strerror}", file=folder) from None
-    found = []
+    above, found = (*above, folder.resolve()), []
     for entry in entries:
         if entry.is_dir():
-            found += _files(entry, levels - 1) if levels else []
+            found += [] if entry.resolve() in above else _files(entry, above)
         elif entry.suffix.lower() in SUFFIXES:
             found.append(entry)
     return found

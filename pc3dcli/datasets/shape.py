@@ -17,6 +17,8 @@ import numpy as np
 from pc3dcli.errors import FormatError, InputError
 
 SPLITS = ("train", "val", "test", "trainval", "all")
+MAX_COORDINATE = 1e15  # squares of distances must fit float32; ours
+MAX_STEP = 1e-3  # of float32 at the farthest point, relative to the extent of a cloud; ours
 MAX_NAME_PART = 200  # letters between slashes, as of scene ids
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._/-]+")
 
@@ -90,14 +92,25 @@ class ShapeSet:
 
 
 def check_points(xyz: np.ndarray, file: Path, name: str) -> None:
-    """Refuse points (n, 3) that no network can use: none, NaN or infinite ones, all in one place."""
+    """Refuse points (n, 3) float32 that no network can use.
+
+    raises  FormatError that names the shape: without points, not finite, huge, all in one place or too far from the
+            origin for the digits of float32
+    """
     if not len(xyz):
         raise FormatError(f"shape {name} has no points", file=file)
     if not np.isfinite(xyz).all():
         place = int(np.argmin(np.isfinite(xyz).all(axis=1)))
-        raise FormatError(f"shape {name}: point {place} is not finite", file=file)
-    if len(xyz) > 1 and (xyz == xyz[0]).all():
-        raise FormatError(f"shape {name}: all {len(xyz)} points are equal", file=file)
+        raise FormatError(f"shape {name}: point {place} is not finite as float32", file=file)
+    farthest, extent = np.abs(xyz).max(), np.ptp(xyz, axis=0).max()
+    if farthest > MAX_COORDINATE:
+        message = f"shape {name} has coordinates up to {farthest:.3g}, expected at most {MAX_COORDINATE:.0e}"
+        raise FormatError(message, file=file)
+    if len(xyz) > 1 and extent == 0:
+        raise FormatError(f"shape {name}: all {len(xyz)} points are equal as float32", file=file)
+    if np.spacing(farthest) > MAX_STEP * extent:
+        message = f"shape {name} is {extent:.3g} wide and {farthest:.3g} from the origin: float32 keeps too few digits"
+        raise FormatError(message, file=file, hint="subtract an offset from its coordinates")
 
 
 def as_float32(values: np.ndarray) -> np.ndarray:
@@ -113,7 +126,9 @@ def shape_names(found: Sequence[str], file: Path) -> tuple[str, ...]:
         seen: dict[str, str] = {}
         for name, text in zip(names, found, strict=True):
             if name in seen:
-                raise FormatError(f"two shapes would be named {name!r}: {seen[name]!r} and {text!r}", file=file)
+                raise FormatError(
+                    f"two shapes would be named {name!r}: those of {seen[name]!r} and {text!r}", file=file
+                )
             seen[name] = text
     return names
 

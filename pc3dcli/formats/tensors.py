@@ -28,10 +28,12 @@ def tensor_file(tensor: Any, folders: Sequence[Path]) -> Path | None:
     """Return the file that holds a tensor, None where its numbers stand in the record.
 
     folders  where it may lie, the first that has it is meant
-    raises   FormatError for paths that leave the folders, InputError when none has the file
+    raises   FormatError for a path that leaves the folders, or without any; InputError when none has the file
     """
     if not isinstance(tensor, dict) or "file" not in tensor:
         return None
+    if not folders:
+        raise FormatError("tensor is in a file, expected its numbers in the record")
     for folder in folders[:-1]:
         try:
             return resolve_inside(folder, tensor["file"])

@@ -3,7 +3,7 @@
 
 Nearest points are found without gradient; the distances are then computed again for those pairs alone, so that
 nothing of size n x m is kept for the backward.  Always float32, whatever the autocast.  Forms as in the released code
-of Point-MAE (GeoMask3D specification, section 2.1).  No departures.
+of Point-MAE.  No departures.
 """
 
 from __future__ import annotations

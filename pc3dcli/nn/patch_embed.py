@@ -23,10 +23,11 @@ CHUNK_PATCHES = 64  # at once on a CPU; ours
 class PatchEmbed(nn.Module):
     """3 -> 128 -> 256, max over the points, [global, local] 512 -> 512 -> out_dim, max over the points."""
 
-    def __init__(self, out_dim: int, width: int = WIDTH, *, fused: bool = True) -> None:
-        """width: of the widest layer, in place of 512; fused: float32 points on a processor take the fast way."""
+    fused = True  # False: the layers one after another, which torch.compile can fuse itself
+
+    def __init__(self, out_dim: int, width: int = WIDTH) -> None:
+        """width: of the widest layer, in place of 512."""
         super().__init__()
-        self.fused = fused
         quarter, half = width // 4, width // 2
         self.first_conv = nn.Sequential(
             nn.Linear(3, quarter), nn.BatchNorm1d(quarter), nn.ReLU(), nn.Linear(quarter, half)
@@ -38,7 +39,7 @@ class PatchEmbed(nn.Module):
     def forward(self, points: Tensor) -> Tensor:
         """points (B, G, S, 3) relative to their patch's centre, taken without gradient -> (B, G, out_dim)"""
         B, G, S, _ = points.shape
-        if not (self.training or torch.is_grad_enabled()):
+        if self.fused and not (self.training or torch.is_grad_enabled()):
             return self._embed_fixed(points.reshape(B * G, S, 3)).view(B, G, -1)
         if self._takes_fast_way(points):
             return embed_patches(points.reshape(B * G, S, 3), self.first_conv, self.second_conv).view(B, G, -1)

@@ -47,7 +47,8 @@ def parameter_groups(
 ) -> list[dict]:
     """Return the groups of AdamW over the parameters that require a gradient, in the order of their names' use.
 
-    decay_tokens  GM3D decays mask and class tokens, the base models do not; 1-D parameters and biases never are
+    decay_tokens  GM3D decays what has "token" in its name, the base models do not: mask and class tokens, and with
+                  Point-M2AE, as released, token_embed and token_prop too; 1-D parameters and biases never are
     rate_scale    parameter name -> factor on the rate (layer decay), 1 without
     returns       dicts of `params`, `weight_decay` and `scale`
     """

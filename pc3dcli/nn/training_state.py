@@ -38,9 +38,12 @@ def unpack_state(
             number, _, key = name.removeprefix(OPTIMIZER).partition(".")
             state.setdefault(int(number) if number.isdecimal() else -1, {})[key] = value
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    names = {frozenset(values) for values in state.values()}
     for number, values in state.items():
-        is_known = 0 <= number < len(parameters)
+        is_known = 0 <= number < len(parameters) and len(names) == 1
         shape = parameters[number].shape if is_known else None
         if not is_known or any(value.shape not in (shape, torch.Size()) for value in values.values()):
             raise WeightsError(f"the optimiser state of parameter {number} does not fit this run", file=file)
+        if not all(bool(torch.isfinite(value).all()) for value in values.values()):
+            raise WeightsError(f"the optimiser state of parameter {number} is not finite", file=file)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

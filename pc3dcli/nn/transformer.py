@@ -16,13 +16,15 @@ from torch.nn import functional as F
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; `fused` chooses torch's kernel or the formula written out."""
+    """Multi-head self-attention."""
 
-    def __init__(self, dim: int, heads: int, *, fused: bool = True) -> None:
+    fused = True  # torch's kernel; False: the formula written out
+
+    def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"{dim} channels do not divide among {heads} heads")
-        self.heads, self.fused = heads, fused
+        self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.proj = nn.Linear(dim, dim)
 
@@ -126,3 +128,9 @@ class Transformer(nn.Module):
             if number in at:
                 found.append(x)
         return found
+
+
+def pool_tokens(tokens: Tensor, pooling: str) -> Tensor:
+    """Return (B, C) of tokens (B, T, C): their "max", their "mean", or the sum "max+mean"."""
+    pools = {"max": tokens.amax(1), "mean": tokens.mean(1)}
+    return sum(pools[name] for name in pooling.split("+"))

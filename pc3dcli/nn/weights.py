@@ -50,12 +50,12 @@ def load_exactly(model: torch.nn.Module, tensors: dict[str, torch.Tensor], *, fi
     missing = [name for name in expected if name not in tensors]
     unknown = [name for name in tensors if name not in expected]
     shapes = [
-        f"{name} {tuple(tensors[name].shape)} instead of {tuple(value.shape)}"
+        f"{name} {_kind(tensors[name])} instead of {_kind(value)}"
         for name, value in expected.items()
-        if name in tensors and tensors[name].shape != value.shape
+        if name in tensors and _kind(tensors[name]) != _kind(value)
     ]
     parts = [("lacks", missing), ("has unknown", unknown), ("has", shapes)]
-    problems = [f"{verb} {', '.join(names[:3])}{_and_more(names)}" for verb, names in parts if names]
+    problems = [f"{verb} {', '.join(names[:3])}{and_more(names)}" for verb, names in parts if names]
     if problems:
         raise WeightsError(f"these are not weights of {kind}: the file {'; '.join(problems)}", file=file)
     broken = next((name for name in expected if not bool(torch.isfinite(tensors[name]).all())), None)
@@ -87,7 +87,13 @@ def load_encoder(
     load_exactly(model, own | encoder, file=None, kind=kind)
 
 
-def _and_more(names: list[str]) -> str:
+def _kind(tensor: torch.Tensor) -> str:
+    """Return the shape of a tensor, and whether it holds integers; floats of any width are one kind."""
+    return f"{tuple(tensor.shape)}{'' if tensor.is_floating_point() else ' of integers'}"
+
+
+def and_more(names: list[str]) -> str:
+    """Return how many names are left out when the first three are listed."""
     return f" and {len(names) - 3} more" if len(names) > 3 else ""
 
 

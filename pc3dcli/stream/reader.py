@@ -91,7 +91,7 @@ def read_lines(
         raise TruncatedStream(
             f'ends after line {number} without an "end" record: its producer stopped early',
             file=name,
-            hint="run the producer again, or let a filter keep that record; --allow-truncated accepts what is there",
+            hint="run the producer again, or let a filter keep that record; eval --allow-truncated takes what is there",
         )
 
 

@@ -24,6 +24,7 @@ from pc3dcli.stream.records import dump_record, header
 from pc3dcli.stream.writer import atomic_file, remove_stale_temporaries
 
 LOG, RUN, CHECKPOINT, WEIGHTS = "log.ndjson", "run.json", "checkpoints/last.safetensors", "model.safetensors"
+OTHERS = ("predictions.npz", "pictures/epoch*.png")  # files of a run that another one may not make again
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,9 @@ class RunFolder:
         raises  FormatError when it has fewer
         """
         remove_stale_temporaries(self.path)
+        if not num_bytes and ((self.path / RUN).exists() or self.checkpoint.exists()):
+            for file in (file for pattern in OTHERS for file in self.path.glob(pattern)):
+                file.unlink()
         for name in (*(() if num_bytes else (WEIGHTS, CHECKPOINT)), RUN):  # weights alone would be of unknown origin
             (self.path / name).unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
-from pc3dcli.errors import check_ranges
+from pc3dcli.errors import check_choices, check_ranges
 from pc3dcli.nn.schedules import epoch_rate, iteration_rate
 
 
@@ -21,7 +21,7 @@ class TrainConfig:
     epochs: int = 300
     batch_size: int = 128  # samples of one step, over all processes
     lr: float = 1e-3  # highest learning rate (AdamW)
-    weight_decay: float = 0.05  # of matrices; biases, norms and tokens have none
+    weight_decay: float = 0.05  # of matrices; biases, norms and what is named token have none
     betas: tuple[float, float] = (0.9, 0.95)  # of AdamW
     warmup_epochs: float = 10.0  # of linear rise; at most a fifth of the epochs, ours
     schedule: Literal["epoch", "iteration"] = "iteration"  # when the learning rate changes
@@ -29,13 +29,14 @@ class TrainConfig:
     period: float | None = None  # epochs of the cosine where it changes by epochs; none: those of the run
     clip: float = 0.0  # largest norm of the gradient, 0 for any
     double_step: bool = False  # step before clipping too, as the released part segmentation does
-    decay_tokens: bool = False  # weight decay on mask and class tokens (GM3D's released code)
+    decay_tokens: bool = False  # weight decay on parameters named token too (GM3D's released code)
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast
     compile: bool = False  # torch.compile of the transformers and patch embeddings
     checkpoint_every: int = 0  # epochs between checkpoints, besides those by the clock (every 5 minutes); ours
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_ranges(self, epochs=(1, 1_000_000), batch_size=(1, 1_000_000), lr=(0, 1e3), weight_decay=(0, 10))
         check_ranges(self, warmup_epochs=(0, 1e6), min_lr=(0, 1e3), period=(1e-3, 1e7), clip=(0, 1e9))
         check_ranges(self, checkpoint_every=(0, 1_000_000), seed=(0, 2**63))

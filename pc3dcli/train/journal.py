@@ -141,9 +141,13 @@ class Journal:
     def _not_finite(self, at: Position, ids: Sequence[str]) -> TrainingError:
         more = f" and {len(ids) - NAMED_IDS} more" if len(ids) > NAMED_IDS else ""
         of = f"of {', '.join(ids[:NAMED_IDS])}{more}" if ids else "in another process"
-        kept = f"the checkpoint of step {self.saved_step} is kept; " if self.saved_step else ""
+        on = f"repair a cloud that is at fault and go on from step {self.saved_step}; or " if self.saved_step else ""
         message = f"step {at.step + 1}: the loss or its gradient is not finite, in the batch {of}"
-        return TrainingError(message, file=self.run.folder.path, hint=f"{kept}try -D clip=5 or a lower -D lr=...")
+        return TrainingError(
+            message,
+            file=self.run.folder.path,
+            hint=f"{on}start again in another --out with -D clip=5 or a lower -D lr=...",
+        )
 
 
 def restore(folder: RunFolder, learner: nn.Module, adam: torch.optim.Optimizer) -> tuple[int, int]:

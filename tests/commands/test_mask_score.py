@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pc3dcli.commands.patch_score_file import read_patch_scores
-from pc3dcli.datasets.shape_set import open_shapes
+from pc3dcli.datasets.shape_set import Shape, open_shapes
 from pc3dcli.errors import FormatError, InputError
 from pc3dcli.formats.cloud import Cloud, read_cloud
 from pc3dcli.formats.ply import write_ply
@@ -237,25 +237,29 @@ def test_weights_without_a_head_are_refused(run, shapes, tmp_path):
 def test_scores_for_pretraining(score, shapes, tmp_path):
     out = tmp_path / "scores.ndjson"
     score(shapes, "--out", out)
-    names = open_shapes(shapes, split="all").names
-    stored = read_patch_scores(out, names[::-1][:4])
+    found = open_shapes(shapes, split="all")
+    stored = read_patch_scores(out, found.select(range(len(found))[::-1][:4]))
     records = [json.loads(line) for line in out.read_text().splitlines() if '"type":"patch_score"' in line]
     torch.testing.assert_close(stored.scores[0], torch.tensor(records[-1]["tensor"]["data"]))
     assert stored.centers.shape == (4, 8, 3)
     assert stored.centers.norm(dim=2).max() < 1.001  # as the network saw them
     with pytest.raises(InputError, match="holds scores of 18 of 19 shapes, none of other"):
-        read_patch_scores(out, [*names, "other"])
+        read_patch_scores(out, replace(found, names=(*found.names, "other")))
     with pytest.raises(InputError, match="no such file of scores"):
-        read_patch_scores(tmp_path / "none.ndjson", names)
+        read_patch_scores(tmp_path / "none.ndjson", found)
+    others = replace(found, load=lambda index: Shape(found.load(index).xyz[::-1].copy()))
+    with pytest.raises(FormatError, match=f"its scores of {found.names[0]} are of other points"):
+        read_patch_scores(out, others)
 
 
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
         ("center", [[0, 0, 0]], "expected"),
-        ("tensor", {"file": "x"}, "lacks 'data'"),
+        ("tensor", {"dtype": "F32", "shape": [8], "file": "x"}, "expected its numbers in the record"),
+        ("tensor", {"dtype": "F32", "shape": [9], "data": [0] * 8}, "tensor has 8 numbers, its shape is .9."),
         ("scale", "big", "not of pc3d mask-score"),
-        ("tensor", {"data": [1e999] * 8}, "1e999|not finite|Infinity|too large"),
+        ("tensor", {"dtype": "F32", "shape": [8], "data": [1e999] * 8}, "1e999|not finite|Infinity|too large"),
     ],
 )
 def test_damaged_scores_are_refused(score, shapes, tmp_path, name, value, words):
@@ -266,7 +270,7 @@ def test_damaged_scores_are_refused(score, shapes, tmp_path, name, value, words)
     lines[place] = json.dumps(json.loads(lines[place]) | {name: value})
     out.write_text("\n".join(lines) + "\n")
     with pytest.raises(FormatError, match=words):
-        read_patch_scores(out, open_shapes(shapes, split="all").names[:1])
+        read_patch_scores(out, open_shapes(shapes, split="all").select([0]))
 
 
 def test_pretraining_with_stored_scores(run, score, shapes, weights, tmp_path):

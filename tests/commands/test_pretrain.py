@@ -64,7 +64,7 @@ def weights(tmp_path_factory, shapes):
 def test_one_line_on_stdout_names_the_weights(pretrain, tmp_path):
     result = pretrain()
     assert (result.code, result.out) == (0, f"{tmp_path}/run/model.safetensors\n")
-    assert result.err.startswith("pc3d pretrain: 4 steps, 4 of them now, ")
+    assert result.err.startswith("pc3d pretrain: 4 steps, ")
     description, tensors = read_model(tmp_path / "run")
     assert (description["method"], description["kind"], description["base"]) == ("geomask3d", "pretrain", "point-mae")
     assert description["config"]["num_patches"] == 8

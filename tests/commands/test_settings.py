@@ -81,8 +81,8 @@ def test_define(text, name, value):
         ("radius=nan", "radius = nan: expected a finite number"),
         ("radius=inf", "radius = inf: expected a finite number"),
         ("radius=-1", "radius is negative"),
-        ("pair=[1]", "pair = [1]: expected a list such as [1, 1]"),
-        ("pair=1", "pair = 1: expected a list such as [1, 1]"),
+        ("pair=[1]", "pair = [1]: expected a list such as [0.5, 0.5]"),
+        ("pair=1", "pair = 1: expected a list such as [0.5, 0.5]"),
         ("sizes=[1.5]", "sizes = 1.5: expected an integer"),
     ],
 )

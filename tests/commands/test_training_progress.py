@@ -48,7 +48,19 @@ def test_a_line_now_and_then_says_what_is_left(monkeypatch, capsys):
     assert 2 <= len(lines) <= 4
     number = int(lines[0].split()[3])
     assert lines[0] == f"pc3d pretrain: step {number} of 100, epoch 0, loss 0.5, {duration(2 * (100 - number))} left"
-    assert lines[-1].startswith("pc3d pretrain: 100 steps, 100 of them now, ")
+    assert lines[-1].startswith("pc3d pretrain: 100 steps, ")
+
+
+def test_the_parts_of_a_loss_are_shown(monkeypatch, capsys):
+    monkeypatch.setattr("pc3dcli.commands.progress.time", Clock())
+    with reporter() as shown:
+        shown.started(0, 100, b"")
+        for number in range(1, 20):
+            shown.logged(step(number) | {"loss_point": 0.01949, "loss_gc": 0.6931})
+        shown.finished(100, 60, "run")
+    lines = capsys.readouterr().err.splitlines()
+    assert ", loss 0.5 (point 0.0195, gc 0.693), " in lines[0]
+    assert lines[-1].startswith("pc3d pretrain: 100 steps, 60 of them now, ")
 
 
 def test_going_on_is_said_and_quiet_says_nothing(capsys):

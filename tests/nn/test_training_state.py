@@ -52,6 +52,24 @@ def test_an_optimiser_of_another_model(name):
         unpack_state(tensors, *made(1), file=FILE)
 
 
+def test_an_optimiser_state_with_a_gap():
+    first = made(0)
+    step(*first, 0)
+    tensors = pack_state(*first)
+    del tensors["optimizer.0.exp_avg"]
+    with pytest.raises(WeightsError, match="does not fit this run"):
+        unpack_state(tensors, *made(1), file=FILE)
+
+
+def test_an_optimiser_state_that_is_not_finite():
+    first = made(0)
+    step(*first, 0)
+    tensors = pack_state(*first)
+    tensors["optimizer.0.exp_avg"][0, 0] = torch.nan
+    with pytest.raises(WeightsError, match="parameter 0 is not finite"):
+        unpack_state(tensors, *made(1), file=FILE)
+
+
 def test_another_model():
     with pytest.raises(WeightsError, match="not weights of this run"):
         unpack_state(pack_state(*made(0, 4)), *made(1), file=FILE)

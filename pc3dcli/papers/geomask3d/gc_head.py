@@ -2,7 +2,8 @@
 """The geometric-complexity decoder of GeoMask3D (D_GC): one score for each patch that the encoder did not see.
 
 Departures: the released head ends in as many channels as tokens have and takes their mean; the mean of a linear layer
-is one linear unit, which is what stands here (started at the variance of such a mean).
+is one linear unit, which is what stands here (started at the variance of such a mean).  Its layers
+start as torch starts them, as in the released code, not as those of the reconstruction decoder.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ A. Bahri et al.: GeoMask3D, geometrically informed mask selection for self-super
 *Departures* (from the released code, whose behaviour is `Gm3dConfig.official()`): the point loss compares with the true
 patches and trains the student; there it has no gradient.  Both parts of the complexity target are weighted to be of one
 size.  Patches are scored in passes that hide them.  Pairs are compared by softplus in float32.  The complexity head has
-4 blocks, not 12.  In no mode does the frozen decoder read tokens of visible patches as if they were hidden ones (spec
-G4): the official mode compares what it makes of the student's tokens with the true patches.
+4 blocks, not 12.  In no mode does the frozen decoder read tokens of visible patches as if they were hidden ones, as
+it does there: the official mode compares what it makes of the student's tokens with the true patches.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pc3dcli.errors import check_ranges
+from pc3dcli.errors import check_choices, check_ranges
 from pc3dcli.nn.chamfer import chamfer_l2
 from pc3dcli.nn.ema import update_ema
 from pc3dcli.papers.geomask3d import masking
+from pc3dcli.papers.geomask3d.base_model import BaseModel, Decoded, Encoded, Groups
 from pc3dcli.papers.geomask3d.gc_head import GcHead
 from pc3dcli.papers.geomask3d.relation import dense_relation_loss, pair_accuracy
 from pc3dcli.papers.geomask3d.scoring import PatchScorer, StoredScores, patch_scores, spearman
@@ -37,12 +38,12 @@ HEAD_PREFIX = "gc_head."  # of the names of exported tensors
 
 @dataclass(frozen=True)
 class Gm3dConfig:
-    """Spec sections 3.4 to 3.7; "released" marks values of the released code."""
+    """Losses, scores and masks; "released" marks values of the released code."""
 
     mask: Literal["geometric", "radius", "block", "random"] = "geometric"  # which patches are hidden
     gc_view: Literal["kfold", "full"] = "kfold"  # how the teacher sees a patch that it scores; full: the paper
     gc_target: Literal["sum", "chamfer", "feature"] = "sum"  # what complexity is; chamfer where there is no teacher
-    gc_norm: Literal["none", "patch_radius"] = "none"  # divide the Chamfer part by the mean squared patch radius
+    gc_norm: Literal["none", "patch_radius"] = "none"  # Chamfer part over the mean squared patch radius, of mean 1
     gc_weight_p: float = 1000.0  # of the Chamfer part in the target; released: 1
     gc_weight_f: float = 13.889  # of the feature part; released: 1
     gc_depth: int = 4  # blocks of the complexity head, 0: none; released: 12
@@ -50,7 +51,9 @@ class Gm3dConfig:
     hard_ratio: float = 0.5  # A, share of the hidden patches that scores choose at last; released: 0.8
     ramp: Literal["full", "half"] = "full"  # to the last epoch, or to the middle
     mask_rounding: Literal["point_mae", "gm3d"] = "point_mae"  # 38 or 39 of 64 hidden at 0.6
-    lam_p: float = 1000.0  # weight of the point loss from `lam_switch_epoch` on, 1 before
+    lam_p: float = (
+        1000.0  # weight of the point loss from `lam_switch_epoch` on, 1 before; 1 for other masks without a teacher
+    )
     lam_f: float = 13.889  # weight of the feature loss from then on, 1 before
     lam_switch_epoch: int = 15
     ema_start: float = 0.999  # decay of the teacher in the first epoch
@@ -58,12 +61,14 @@ class Gm3dConfig:
     parity: Literal["none", "official"] = "none"  # official: no gradient of the point loss, comparison with epsilon
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_ranges(self, hard_ratio=(0, 1), gc_depth=(0, 99), lam_p=(0, 1e9), lam_f=(0, 1e9))
         check_ranges(self, gc_weight_p=(0, 1e9), gc_weight_f=(0, 1e9), ema_start=(0, 1), ema_end=(0, 1))
+        check_ranges(self, lam_switch_epoch=(0, 1_000_000))
 
     @classmethod
     def official(cls, **changes: Any) -> Gm3dConfig:
-        """Return what the released code does in its mode `feature` (spec 3.1, 3.7); `changes` override fields."""
+        """Return what the released code does in its mode `feature`; `changes` override fields."""
         released: dict[str, Any] = {
             "gc_view": "full",
             "gc_weight_p": 1.0,
@@ -93,14 +98,14 @@ class Gm3d(nn.Module):
 
     def __init__(
         self,
-        base: nn.Module,
+        base: BaseModel,
         config: Gm3dConfig = Gm3dConfig(),
-        frozen: nn.Module | None = None,
+        frozen: BaseModel | None = None,
         stored: StoredScores | None = None,
     ) -> None:
         """Build it around a base model.
 
-        base    PointMae or PointM2ae, the student
+        base    the student
         frozen  a finished model of the same kind whose features are distilled; None: no feature loss
         stored  scores that choose patches in place of those of an EMA teacher
         raises  ValueError for options that do not fit together
@@ -119,10 +124,10 @@ class Gm3d(nn.Module):
         self.frozen = _frozen(frozen) if frozen is not None else None
 
     def training_loss(self, batch: Any, at: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """Take one step forward, spec section 3.7.
+        """Take one step forward.
 
         batch    .clouds (B, N, 3) float32 augmented; with stored scores .plain (B, N, 3) as scored and .index (B,)
-        at       .epoch, .epochs and .generator, on the CPU
+        at       .epoch, .epochs and .generator, on the CPU: a Position of the training loop
         returns  the loss, and named scalars for the log, detached
         """
         base, config = self.student.base, self.config
@@ -144,7 +149,7 @@ class Gm3d(nn.Module):
         return loss, log | {"loss": loss.detach()}
 
     def after_step(self, at: Any) -> None:
-        """Move the teacher towards the student; at has .epoch and .epochs."""
+        """Move the teacher towards the student."""
         if self.teacher is not None:
             update_ema(self.teacher, self.student, ema_decay(at.epoch, at.epochs, self.config))
 
@@ -174,7 +179,7 @@ class Gm3d(nn.Module):
         self.student.train(mode)
         return self
 
-    def _selection_scores(self, batch: Any, groups: Any, at: Any) -> Tensor | None:
+    def _selection_scores(self, batch: Any, groups: Groups, at: Any) -> Tensor | None:
         """Return (B, G) scores that say which patches are hidden first, None for masks without."""
         if self.config.mask == "radius":
             return masking.squared_radius(groups.points)
@@ -189,7 +194,7 @@ class Gm3d(nn.Module):
             )
         return scores.clone()  # a tensor that autograd may see again
 
-    def _hidden(self, groups: Any, scores: Tensor | None, num: int, generator: torch.Generator) -> Tensor:
+    def _hidden(self, groups: Groups, scores: Tensor | None, num: int, generator: torch.Generator) -> Tensor:
         if self.config.mask == "block":
             return masking.block_hidden(groups.centers, self.num_hidden, generator)
         if scores is None:
@@ -197,14 +202,14 @@ class Gm3d(nn.Module):
             return masking.random_hidden(B, G, self.num_hidden, generator).to(groups.centers.device)
         return masking.select_hidden(scores, self.num_hidden, num, generator)
 
-    def _point_error(self, groups: Any, hidden: Tensor, encoded: Any, decoded: Any) -> Tensor:
+    def _point_error(self, groups: Groups, hidden: Tensor, encoded: Encoded, decoded: Decoded) -> Tensor:
         """Return the Chamfer distance (T,) float32 of each decoded token from its true points."""
         if self.config.parity == "official":
             with torch.no_grad():
                 decoded = self.frozen.decode(groups, hidden, encoded)
         return chamfer_l2(decoded.points, decoded.targets)
 
-    def _feature_error(self, groups: Any, decoded: Any) -> Tensor | None:
+    def _feature_error(self, groups: Groups, decoded: Decoded) -> Tensor | None:
         """Return the distance (T,) of each decoded feature from that of the frozen teacher, who sees all."""
         if self.frozen is None:
             return None
@@ -219,14 +224,14 @@ class Gm3d(nn.Module):
         log = {"loss_point": loss_point.detach()}
         is_late = epoch >= self.config.lam_switch_epoch
         if feature is None:
-            is_plain = self.config.mask != "geometric"  # then the loss is that of the base model
+            is_plain = self.config.mask != "geometric"  # then the loss is that of the base model, in its recipe
             return loss_point * (self.config.lam_p if is_late and not is_plain else 1.0), log
         loss_feature = feature.mean()
         lam_p, lam_f = (self.config.lam_p, self.config.lam_f) if is_late else (1.0, 1.0)
         return lam_p * loss_point + lam_f * loss_feature, log | {"loss_feature": loss_feature.detach()}
 
     @torch.no_grad()
-    def _target(self, decoded: Any, point: Tensor, feature: Tensor | None) -> Tensor:
+    def _target(self, decoded: Decoded, point: Tensor, feature: Tensor | None) -> Tensor:
         """Return the complexity (T,) of each decoded token."""
         config = self.config
         if config.gc_norm == "patch_radius":
@@ -240,7 +245,7 @@ class Gm3d(nn.Module):
         return config.gc_weight_p * point + config.gc_weight_f * feature
 
     def _relation_loss(
-        self, groups: Any, hidden: Tensor, visible: Tensor, target: Tensor, is_valid: Tensor
+        self, groups: Groups, hidden: Tensor, visible: Tensor, target: Tensor, is_valid: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         positions = self.student.base.decoder_positions(groups)
         if self.config.detach_gc or self.config.mask != "geometric":
@@ -251,13 +256,15 @@ class Gm3d(nn.Module):
         return loss, {"loss_gc": loss.detach(), "pair_accuracy": pair_accuracy(scores, target, is_valid)}
 
 
-def _num_hidden(base: nn.Module, rounding: str) -> int:
+def _num_hidden(base: BaseModel, rounding: str) -> int:
     if rounding == "point_mae":
         return base.num_hidden
     return base.num_patches - int(base.num_patches * (1 - base.config.mask_ratio) + 1e-9)
 
 
-def _check(config: Gm3dConfig, base: nn.Module, frozen: nn.Module | None, stored: Any, num_hidden: int) -> None:
+def _check(
+    config: Gm3dConfig, base: BaseModel, frozen: BaseModel | None, stored: StoredScores | None, num_hidden: int
+) -> None:
     if not 0 < num_hidden < base.num_patches:
         raise ValueError(f"mask_ratio = {base.config.mask_ratio}: hides {num_hidden} of {base.num_patches} patches")
     if config.mask == "geometric" and config.gc_depth == 0 and stored is None and config.hard_ratio > 0:
@@ -269,7 +276,7 @@ def _check(config: Gm3dConfig, base: nn.Module, frozen: nn.Module | None, stored
         raise ValueError(f"{name} needs a frozen teacher")
 
 
-def _frozen(model: nn.Module) -> nn.Module:
+def _frozen(model: Any) -> Any:
     return model.requires_grad_(False).eval()
 
 
@@ -286,5 +293,5 @@ def _selection_log(
         is_chosen = masking.largest(scores, num)[hidden].view(B, H)
         chosen, others = is_chosen & is_valid, ~is_chosen & is_valid
         mean_chosen, mean_others = ((target * part).sum() / part.sum().clamp(min=1) for part in (chosen, others))
-        log["difficulty_ratio"] = mean_chosen / mean_others.clamp(min=1e-12)
+        log["chosen_over_others"] = mean_chosen / mean_others.clamp(min=1e-12)
     return log

@@ -18,7 +18,7 @@ from pc3dcli.nn.point_sampling import gather_points
 
 
 def num_selected(epoch: int, epochs: int, num_hidden: int, hard_ratio: float, ramp: str = "full") -> int:
-    """Return how many of the hidden patches are chosen by score in an epoch, spec section 3.5.
+    """Return how many of the hidden patches are chosen by score in an epoch.
 
     epoch       0-based, of `epochs`
     hard_ratio  A, the share at the end of the ramp

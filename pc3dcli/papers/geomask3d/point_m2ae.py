@@ -23,7 +23,7 @@ from pc3dcli.nn.chamfer import chamfer_l1, chamfer_l2
 from pc3dcli.nn.init import init_decoder, init_encoder
 from pc3dcli.nn.patch_embed import PatchEmbed
 from pc3dcli.nn.point_sampling import gather_points, interpolate3
-from pc3dcli.nn.transformer import Transformer
+from pc3dcli.nn.transformer import Transformer, pool_tokens
 from pc3dcli.papers.geomask3d.hierarchy import (
     Packing,
     ScaleGroups,
@@ -60,7 +60,8 @@ class PointM2aeConfig:
             if len(value) != 3 or min(value) <= 0:
                 raise ValueError(f"{name} = {value}: expected three positive numbers, one a scale")
         check_ranges(self, mask_ratio=(0, 0.999), drop_path=(0, 0.999), depth=(1, 99), decoder_depth=(1, 99))
-        check_ranges(self, embed_width=(4, 1 << 20))
+        sizes = ("num_points", "embed_width", "heads", "num_predicted")
+        check_ranges(self, **dict.fromkeys(sizes, (1, 1 << 20)))
         if self.embed_width % 4:
             raise ValueError(f"embed_width = {self.embed_width}: expected a multiple of 4")
         sources = (self.num_points, *self.scale_patches)
@@ -316,16 +317,14 @@ class PointM2ae(nn.Module):
         return chamfer(decoded.points, decoded.targets).mean()
 
     def pooled_features(self, clouds: Tensor, pooling: str = "max+mean") -> Tensor:
-        """Return one feature a cloud, (B, C), with no patch hidden: the sum of what `pooling` names.
+        """Return one feature a cloud, (B, C), with no patch hidden; pooling as `pool_tokens`.
 
         As released, finer tokens that no patch is made of are not encoded; they are in fine-tuning.
         """
         groups = self.group(clouds)
         hidden = torch.zeros(groups.centers.shape[:2], dtype=torch.bool, device=clouds.device)
         coarse = self.h_encoder(groups, pack_visible(visible_tokens(groups, hidden)))[2]
-        tokens = self.h_encoder.encoder_norms[2](coarse)
-        pools = {"max": tokens.amax(1), "mean": tokens.mean(1)}
-        return sum(pools[name] for name in pooling.split("+"))
+        return pool_tokens(self.h_encoder.encoder_norms[2](coarse), pooling)
 
 
 def position_mlp(dim: int) -> nn.Sequential:

@@ -13,6 +13,7 @@ import re
 from torch import Tensor
 
 from pc3dcli.errors import WeightsError
+from pc3dcli.nn.weights import and_more
 
 ENCODER = ("h_encoder.token_embed.", "h_encoder.encoder_pos_embeds.", "h_encoder.encoder_blocks.")
 NORMS = "h_encoder.encoder_norms."
@@ -50,8 +51,9 @@ def from_released(tensors: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
         is_convolution = value.dim() == 3 and value.shape[2] == 1 and CONVOLUTIONS.search(name)
         ours[_replace_beginning(name, OURS)] = value.squeeze(2) if is_convolution else value
     if foreign:
-        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
-        raise WeightsError(f"found {', '.join(foreign[:3])}{more}, expected names of a released Point-M2AE ({kind})")
+        raise WeightsError(
+            f"found {', '.join(foreign[:3])}{and_more(foreign)}, expected names of a released Point-M2AE ({kind})"
+        )
     return ours
 
 

@@ -20,7 +20,7 @@ from pc3dcli.nn.chamfer import chamfer_l1, chamfer_l2
 from pc3dcli.nn.init import init_decoder, init_encoder
 from pc3dcli.nn.patch_embed import PatchEmbed
 from pc3dcli.nn.point_sampling import farthest_points, gather_points, nearest_points
-from pc3dcli.nn.transformer import Transformer
+from pc3dcli.nn.transformer import Transformer, pool_tokens
 
 CHAMFER = {"l2": chamfer_l2, "l1": chamfer_l1}
 
@@ -211,10 +211,8 @@ class PointMae(nn.Module):
         return CHAMFER[form](decoded.points, decoded.targets).mean()
 
     def pooled_features(self, clouds: Tensor, pooling: str = "max+mean") -> Tensor:
-        """Return one feature a cloud, (B, C), with nothing hidden: the sum of what `pooling` names."""
-        tokens = self.full_features(self.group(clouds))
-        pools = {"max": tokens.amax(1), "mean": tokens.mean(1)}
-        return sum(pools[name] for name in pooling.split("+"))
+        """Return one feature a cloud, (B, C), with nothing hidden; pooling as `pool_tokens`."""
+        return pool_tokens(self.full_features(self.group(clouds)), pooling)
 
 
 def position_mlp(dim: int) -> nn.Sequential:

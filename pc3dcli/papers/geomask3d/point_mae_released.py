@@ -14,6 +14,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from pc3dcli.errors import WeightsError
+from pc3dcli.nn.weights import and_more
 
 ENCODER = {  # released beginning, or whole name where it has no full stop at its end: ours
     "encoder.": "encoder.patch_embed.",
@@ -72,8 +73,9 @@ def from_released(tensors: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
             is_convolution = value.dim() == 3 and value.shape[2] == 1 and any(part in renamed for part in CONVOLUTIONS)
             ours[renamed] = value.squeeze(2) if is_convolution else value
     if foreign:
-        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
-        raise WeightsError(f"found {', '.join(foreign[:3])}{more}, expected names of a released Point-MAE ({kind})")
+        raise WeightsError(
+            f"found {', '.join(foreign[:3])}{and_more(foreign)}, expected names of a released Point-MAE ({kind})"
+        )
     return ours
 
 

@@ -7,35 +7,32 @@ Departures: besides the released view, where no patch is hidden and the head rea
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from pc3dcli.nn.chamfer import chamfer_l2
 from pc3dcli.nn.point_sampling import interpolate3
+from pc3dcli.papers.geomask3d.base_model import BaseModel, Groups
 from pc3dcli.papers.geomask3d.gc_head import GcHead
 from pc3dcli.papers.geomask3d.masking import fold_masks, hidden_index, random_orders
-
-VIEWS = ("kfold", "full")
 
 
 class PatchScorer(nn.Module):
     """A base model and its complexity head: what is copied as EMA teacher, and what weights files hold."""
 
-    def __init__(self, base: nn.Module, gc_head: GcHead | None) -> None:
-        """base: PointMae or PointM2ae; gc_head: None leaves it without scores."""
+    def __init__(self, base: BaseModel, gc_head: GcHead | None) -> None:
+        """gc_head: None leaves it without scores."""
         super().__init__()
         self.base, self.gc_head = base, gc_head
 
-    def hidden_scores(self, groups: Any, hidden: Tensor, visible: Tensor) -> Tensor:
+    def hidden_scores(self, groups: Groups, hidden: Tensor, visible: Tensor) -> Tensor:
         """Score the hidden patches from visible tokens (B, V, C): (B, H) float32; (B, G) where none is hidden."""
         return self.gc_head(visible, self.base.decoder_positions(groups), hidden)
 
 
 def patch_scores(
     scorer: PatchScorer,
-    groups: Any,
+    groups: Groups,
     *,
     view: str = "kfold",
     generator: torch.Generator | None = None,
@@ -66,8 +63,8 @@ def patch_scores(
 
 
 def measured_difficulty(
-    base: nn.Module,
-    groups: Any,
+    base: BaseModel,
+    groups: Groups,
     rounds: int,
     *,
     generator: torch.Generator | None = None,

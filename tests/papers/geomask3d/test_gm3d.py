@@ -72,7 +72,7 @@ def test_every_part_of_the_loss_reaches_its_parameters(kind):
     assert flat == []
     assert set(log) == {
         "loss", "loss_point", "loss_feature", "loss_gc", "pair_accuracy", "score_spearman", "num_selected",
-        "difficulty_ratio",
+        "chosen_over_others",
     }  # fmt: skip
     assert all(torch.isfinite(value) and not value.requires_grad for value in log.values())
     assert -1 <= log["score_spearman"] <= 1

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import pickle
 from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 
-from pc3dcli.errors import FormatError, UsageError, check_ranges
+from pc3dcli.errors import FormatError, UsageError, check_choices, check_ranges
 
 
 @dataclass(frozen=True)
@@ -45,3 +46,18 @@ def test_ranges(value):
         Toy(value)
     with pytest.raises(ValueError, match="count = 11: expected a number from 1 to 10"):
         Toy(count=11)
+
+
+@dataclass(frozen=True)
+class Choice:
+    mode: Literal["a", "b"] = "a"
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+
+def test_choices():
+    assert Choice() and Choice("b", 5)
+    with pytest.raises(ValueError, match="mode = c: expected a or b"):
+        Choice("c")

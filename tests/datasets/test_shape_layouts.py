@@ -204,7 +204,10 @@ def test_meshes_are_sampled_by_area_and_by_name(tmp_path):
     [
         (np.full((4, 3), 2.0), "all 4 points are equal"),
         (np.array([[0, 0, 0], [1, np.nan, 0]]), "point 1 is not finite"),
-        (np.array([[0, 0, 0], [1, 1e300, 0]]), "point 1 is not finite"),
+        (np.array([[0, 0, 0], [1, 1e300, 0]]), "point 1 is not finite as float32"),
+        (np.array([[0, 0, 0], [1, 1e19, 0]]), "coordinates up to 1e.19, expected at most 1e.15"),
+        (CUBE.astype(np.float64) + 5e6, "is 1 wide and 5e.06 from the origin: float32 keeps too few digits"),
+        (CUBE.astype(np.float64) * 1e-300, "all 8 points are equal as float32"),
         (np.zeros((0, 3)), "has no points"),
         (np.zeros((4, 2)), "expected"),
         (np.zeros((4, 3), np.int64), "expected"),
@@ -215,6 +218,16 @@ def test_points_no_network_can_use(points, found, tmp_path):
     (tmp_path / "bad.npy").write_bytes(small["npy"](points))
     with pytest.raises(FormatError, match=found):
         open_shapes(tmp_path).read(0)
+
+
+def test_linked_folders_are_followed_but_not_back(tmp_path):
+    deep = tmp_path / "data/a/b/c/d/e/f"
+    deep.mkdir(parents=True)
+    (deep / "1.npy").write_bytes(small["npy"](CUBE))
+    (tmp_path / "data/a/self").symlink_to(".")
+    (tmp_path / "data/a/top").symlink_to(tmp_path / "data")
+    (tmp_path / "data/z").symlink_to(deep)
+    assert open_shapes(tmp_path / "data").names == ("a/b/c/d/e/f/1", "z/1")
 
 
 ARRAYS = {"points": np.stack([CUBE, CUBE + 1]), "label": np.array([1, 0]), "class_names": np.array(["a", "b"])}

@@ -87,6 +87,7 @@ def test_load_exactly_loads_and_names_every_kind_of_difference(tmp_path):
         ({"weight": good["weight"]}, "lacks bias"),
         ({**good, "other": torch.ones(1)}, "has unknown other"),
         ({**good, "bias": torch.zeros(4)}, r"has bias \(4,\) instead of \(3,\)"),
+        ({**good, "bias": torch.zeros(3, dtype=torch.int64)}, r"has bias \(3,\) of integers instead of \(3,\)"),
         ({**good, "bias": torch.tensor([0.0, float("nan"), 0.0])}, "bias holds values that are not finite"),
     ]
     for tensors, message in cases:

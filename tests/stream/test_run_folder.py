@@ -83,8 +83,17 @@ def test_starting_again_removes_what_would_be_of_two_runs(tmp_path):
     run.checkpoint.parent.mkdir(exist_ok=True)
     run.checkpoint.write_bytes(b"x")
     (tmp_path / ".model.safetensors.99999999.tmp").write_bytes(b"x")
+    (tmp_path / "pictures").mkdir()
+    for name in ("predictions.npz", "pictures/epoch0003.png"):
+        (tmp_path / name).write_bytes(b"x")
     run.open_log(0).close()
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["log.ndjson"]
+
+
+def test_what_no_run_of_ours_wrote_stays(tmp_path):
+    (tmp_path / "predictions.npz").write_bytes(b"x")
+    folder(tmp_path).open_log(0).close()
+    assert (tmp_path / "predictions.npz").exists()
 
 
 def test_a_full_disk_is_told_with_the_name_of_the_log(tmp_path):

@@ -197,8 +197,8 @@ def test_carrying_early_is_carrying_as_published():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"dims": (96, 192)}, {"patch_sizes": (16, 8, 0)}, {"mask_ratio": 1.0}, {"heads": 5}, {"num_points": 256},
-     {"scale_patches": (64, 256, 64)}, {"depth": 0}],
+    [{"dims": (96, 192)}, {"patch_sizes": (16, 8, 0)}, {"mask_ratio": 1.0}, {"heads": 5}, {"heads": 0}, {"heads": -6},
+     {"num_predicted": 0}, {"embed_width": 30}, {"num_points": 256}, {"scale_patches": (64, 256, 64)}, {"depth": 0}],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=r"expected"):

@@ -164,7 +164,14 @@ def test_it_learns_one_batch():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("num_patches", 0), ("mask_ratio", 1.5), ("heads", 5), ("patch_size", 2000), ("drop_path", float("nan"))],
+    [
+        ("num_patches", 0),
+        ("mask_ratio", 1.5),
+        ("heads", 5),
+        ("embed_width", 30),
+        ("patch_size", 2000),
+        ("drop_path", float("nan")),
+    ],
 )
 def test_a_config_out_of_range_is_refused(field, value):
     with pytest.raises(ValueError, match=field):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores of patches as heat on points: interpolation between the three nearest patch centers, and a scale for colours.
 
-The weights are those of feature propagation, 1 / (squared distance + 1e-8) (notes 2.3).  No departures.
+The weights are those of feature propagation, 1 / (squared distance + 1e-8).  No departures.
 """
 
 from __future__ import annotations

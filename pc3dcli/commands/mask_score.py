@@ -188,7 +188,6 @@ def score_shape(task: SceneTask, context: Context) -> Iterator[dict]:
     task.payload  (Settings, index of the shape)
     """
     from pc3dcli.commands.patch_score_file import fits_inline, inline_tensor
-    from pc3dcli.commands.pretrain_pictures import Y_UP
     from pc3dcli.errors import UsageError
     from pc3dcli.formats.cloud import xyz_sha256
     from pc3dcli.geometry.heat import interpolate_heat
@@ -196,9 +195,9 @@ def score_shape(task: SceneTask, context: Context) -> Iterator[dict]:
     settings, index = task.payload
     patches = settings.scorer.scored(index)
     settings.agreement.add(patches)
-    xyz = settings.scorer.shapes.read(index).xyz
-    up = "y" if task.scene["dataset"] in Y_UP else "z"
-    yield task.scene | {"num_points": len(xyz), "xyz_sha256": xyz_sha256(xyz), "up": up}
+    shapes = settings.scorer.shapes
+    xyz = shapes.read(index).xyz
+    yield task.scene | {"num_points": len(xyz), "xyz_sha256": xyz_sha256(xyz), "up": shapes.up}
     record = patches.record(task.id, settings.view)
     if settings.heat or settings.formats:
         heat = interpolate_heat(xyz, patches.center, patches.score)

@@ -122,6 +122,8 @@ def _train(ctx: typer.Context, plan: Any, learner: Any, data: Any, run: Any) -> 
     from pc3dcli.train import train
 
     folder, params = run.folder, ctx.params
+    if len(data.shapes.files) > 1 and not params["quiet"]:
+        typer.echo(f"pc3d pretrain: {data.shapes.source}", err=True)
     if len(data) < plan.training.batch_size and not params["quiet"]:
         typer.echo(
             f"pc3d pretrain: {len(data)} shapes are one batch, {plan.training.batch_size} were asked for", err=True
@@ -150,7 +152,7 @@ def _estimate(plan: Any, learner: Any, data: Any, device: str) -> None:
     whole = sum(p.numel() for p in learner.parameters())
     config = plan.training
     print(f"parameters  {trained:,} trained, {whole:,} with teachers")
-    print(f"shapes      {len(data):,}, {measured.batch_size} a step")
+    print(f"data        {data.shapes.source}, {measured.batch_size} a step")
     print(f"steps       {measured.steps:,} in {config.epochs} epochs")
     total = duration(measured.seconds * measured.steps)
     print(f"time        {total}, at {measured.seconds:.3g} s a step on {measured.device} (measured, without reading)")

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 SIDE = 360  # pixels of a shape
 RADIUS = 0.02  # of a point's disc; shapes have radius 1
 SEEN, HIDDEN = (96, 112, 138), (226, 130, 28)
-Y_UP = frozenset({"shapenet55", "shapenetpart", "modelnet40", "modelnet-h5", "scanobjectnn"})  # else z is up
 CAPTIONS = ("{id}: input", "{id}: visible", "{id}: reconstructed")
 
 
@@ -44,7 +43,7 @@ class PictureMaker:
         from pc3dcli.formats.overlay import contact_sheet
 
         batch = self._shapes()
-        level = np.eye(3)[:, [0, 2, 1]] * (1, -1, 1) if self.data.shapes.layout in Y_UP else np.eye(3)
+        level = np.eye(3)[:, [0, 2, 1]] * (1, -1, 1) if self.data.shapes.up == "y" else np.eye(3)
         images, captions = [], []
         for name, (seen, truth, made) in zip(batch.ids, reconstructions(learner, batch, self.seed), strict=True):
             for caption, hidden in zip(CAPTIONS, (truth, None, made), strict=True):

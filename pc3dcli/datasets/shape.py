@@ -17,6 +17,7 @@ import numpy as np
 from pc3dcli.errors import FormatError, InputError
 
 SPLITS = ("train", "val", "test", "trainval", "all")
+Y_UP = frozenset({"shapenet55", "shapenetpart", "modelnet40", "modelnet-h5", "scanobjectnn"})  # else z is up
 MAX_COORDINATE = 1e15  # squares of distances must fit float32; ours
 MAX_STEP = 1e-3  # of float32 at the farthest point, relative to the extent of a cloud; ours
 MAX_NAME_PART = 200  # letters between slashes, as of scene ids
@@ -49,6 +50,7 @@ class ShapeSet:
     load         reads the shape of an index, unchecked; deterministic
     part_names   () without parts
     is_raw       the published protocols of this layout do not normalise its clouds
+    files        of many shapes each that were read, () where each shape has its own
     """
 
     layout: str
@@ -60,9 +62,21 @@ class ShapeSet:
     load: Callable[[int], Shape]
     part_names: tuple[str, ...] = ()
     is_raw: bool = False
+    files: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def up(self) -> str:
+        """The axis that is up in pictures, "y" or "z"."""
+        return "y" if self.layout in Y_UP else "z"
+
+    @property
+    def source(self) -> str:
+        """Say how many shapes there are, and in which files where those are many."""
+        files = f" of {', '.join(file.name for file in self.files)}" if len(self.files) > 1 else ""
+        return f"{len(self):,} shapes{files}"
 
     def normalization(self, usual: str) -> str:
         """Return how clouds are normalised: as is `usual`, or "none" where the published protocols do not."""

@@ -49,7 +49,7 @@ def open_shapes(path: Path, split: str) -> ShapeSet:
         return Shape(as_float32(block["xyz"][row]), None if label is None else int(label[index]), part)
 
     names = shape_names([str(name) for block in blocks for name in block["id"]], path)
-    return ShapeSet("arrays", path, split, names, classes, label, load, parts)
+    return ShapeSet("arrays", path, split, names, classes, label, load, parts, files=tuple(files))
 
 
 def files_of(path: Path, split: str) -> list[Path]:

@@ -188,18 +188,27 @@ def test_dry_run_touches_nothing(pretrain, tmp_path):
     assert result.code == 0
     assert [line.split("  ")[0] for line in result.out.splitlines()] == [
         "parameters",
-        "shapes",
+        "data",
         "steps",
         "time",
         "memory",
         "out",
     ]
     assert "steps       4 in 2 epochs" in result.out
-    assert "shapes      16, 8 a step" in result.out
+    assert "data        16 shapes, 8 a step" in result.out
     assert result.out.endswith(f"out         {tmp_path}/run, new\n")
     assert list(tmp_path.iterdir()) == before
     assert pretrain().code == 0
     assert pretrain("--dry-run").out.endswith("run, finished\n")
+
+
+def test_files_of_a_split_are_named(pretrain, tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in ("train", "extra_train", "test"):
+        write_shapes(tmp_path / f"data/{name}.npz", make_shapes(8, 0, 96), name)
+    result = pretrain("--dry-run", data=tmp_path / "data", out=None)
+    assert "data        16 shapes of extra_train.npz, train.npz, 8 a step" in result.out
+    assert "pc3d pretrain: 16 shapes of extra_train.npz, train.npz\n" in pretrain(data=tmp_path / "data").err
 
 
 def test_print_config_can_be_read_back(pretrain, tmp_path):

@@ -14,9 +14,11 @@ from pc3dcli.worlds.shapes import make_shapes, write_shapes
 
 TINY = [f"-D{text}" for text in (
     "num_points=64", "num_patches=8", "patch_size=8", "dim=12", "depth=1", "heads=2", "decoder_depth=1", "gc_depth=1",
+    "embed_width=32",
 )]  # fmt: skip
 TINY_M2AE = [f"-D{text}" for text in (
     "num_points=64", "scale_patches=[32, 16, 8]", "patch_sizes=[4, 4, 4]", "dims=[12, 12, 12]", "depth=1", "heads=2",
+    "embed_width=32",
     "decoder_depth=1", "gc_depth=1",
 )]  # fmt: skip
 SHORT = ["--epochs", 2, "--batch-size", 8, "--device", "cpu"]

@@ -17,6 +17,7 @@ from pc3dcli.worlds.shapes import make_shapes, write_shapes
 
 TINY = [f"-D{text}" for text in (
     "num_points=64", "num_patches=8", "patch_size=8", "dim=12", "depth=1", "heads=2", "decoder_depth=1", "gc_depth=1",
+    "embed_width=32",
 )]  # fmt: skip
 
 

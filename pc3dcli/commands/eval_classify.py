@@ -13,7 +13,7 @@ from pc3dcli.commands.evaluation import Evaluation, Request, Table, shown
 from pc3dcli.commands.protocol import accuracies_of, is_official, put_first, refuse_single
 from pc3dcli.commands.result_draft import ResultDraft, result_object
 from pc3dcli.errors import FormatError, UsageError
-from pc3dcli.formats.class_predictions import read_columns, read_labelled_arrays
+from pc3dcli.formats.class_predictions import of_run, read_columns, read_labelled_arrays
 from pc3dcli.metrics.classification import first_and_vote
 
 PRESETS = {"classify": "overall accuracy and mean of the accuracies of the classes that occur"}
@@ -22,8 +22,8 @@ NEEDS_GT = False  # labels stand beside the predictions
 MANUAL = """\
 A prediction file is a CSV table with the header label,pred and one integer each a line, or an .npz or .safetensors
 with label (N) and logits (N, C) or pred (N). Labels may stand in a file of their own, --gt FILE, in the same
-formats (label); class_names and id there name classes and samples. A class is the arg-max of the logits, of equal
-ones the lowest.
+formats (label); class_names and id there name classes and samples. The folder of pc3d distill stands for its
+predictions.npz. A class is the arg-max of the logits, of equal ones the lowest.
 
 oa is the share of right predictions, macc the mean over the classes that occur in the labels of the share of each.
 With logits (V, N, C) of V passes, oa_single is the accuracy of the first pass and oa_vote that of the arg-max of
@@ -71,7 +71,7 @@ def run(request: Request) -> Evaluation:
 
     raises  UsageError without labels, InputError and FormatError for inputs
     """
-    paths = [Path(name) for name in request.predictions]
+    paths = [of_run(Path(name)) for name in request.predictions]
     if "-" in request.predictions or any(path.is_dir() for path in paths):
         raise UsageError("--task classify reads files: cls.csv, or .npz or .safetensors with logits")
     truth = _about(request.gt) if request.gt is not None else {}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,8 @@ PROTOCOL = (10, 20)  # folds, and queries of a class
 MANUAL = """\
 Predictions are one CSV table a fold, in a folder or named one by one; the number at the end of a file's name is the
 fold, from 0. With --gt folds.json a table has the header id,pred: each query of the fold once and the class id
-predicted for it. Without --gt it has the header label,pred.
+predicted for it. Without --gt it has the header label,pred. The folder that pc3d distill wrote stands for both: its
+predictions, and its folds.json unless --gt names another.
 
 folds.json is {"format": "pc3d.folds/1", "way": 5, "shot": 10, "queries": 20, "seed": 0, "folds": [...]}, each fold
 {"classes": [class ids], "support": [[sample ids of the first class], ...], "query": [[...], ...]}: classes and
@@ -31,8 +33,8 @@ samples are drawn without replacement, support from the train split and queries 
 
 accuracy is the mean over folds. std_population divides by the number of folds (numpy's default) and std_sample by
 one less; papers print one of them without saying which, for 10 folds the second is 5 % larger. The protocol has 10
-folds and 20 queries a class: other numbers are scored with a warning. A prediction that is no class of the fold is
-wrong.
+folds and 20 queries a class: other numbers are scored with a warning, and so is an accuracy below that of guessing.
+A prediction that is no class of the fold is wrong.
 
 A fold may be an .npz instead, with pred (Q), or epoch_pred (E, Q) of every epoch, and id or label as the table has
 them: the last epoch is scored. --protocol official puts first what papers print, accuracy_best_test_epoch: of each
@@ -53,6 +55,7 @@ def run(request: Request) -> Evaluation:
 
     raises  InputError and FormatError for inputs
     """
+    request = _of_run(request)
     folds = read_folds(request.gt) if request.gt is not None else None
     files = fold_files(request.predictions)
     draft = ResultDraft("fewshot", len(files))
@@ -83,6 +86,15 @@ def run(request: Request) -> Evaluation:
     draft.prediction_files = {path.name: path for path in files.values()}
     draft.truth_files = {} if request.gt is None else {request.gt.name: request.gt}
     return Evaluation(result_object(draft, request), len(files), [_table(draft, accuracy)], _footnote(draft))
+
+
+def _of_run(request: Request) -> Request:
+    """Return the request with the predictions and folds in the folder of `pc3d distill`, where it names one."""
+    path = Path(request.predictions[0])
+    predictions, folds = path / "predictions", path / "folds.json"
+    if len(request.predictions) > 1 or not (predictions.is_dir() and folds.is_file()):
+        return request
+    return replace(request, predictions=[str(predictions)], gt=request.gt or folds)
 
 
 def fold_files(sources: list[str]) -> dict[int, Path]:
@@ -167,6 +179,9 @@ def _fill(draft: ResultDraft, accuracy: dict[int, float], num_queries: int, fold
     }  # fmt: skip
     if len(accuracy) != PROTOCOL[0]:
         draft.warnings.add(("fold-count", "", f"{len(accuracy)} folds, published figures are of {PROTOCOL[0]}"))
+    if folds and found.mean < 1 / folds.way:
+        detail = f"accuracy {found.mean:.4f}, guessing among {folds.way} classes has {1 / folds.way:.4f}"
+        draft.warnings.add(("below-chance", "", detail))
     if folds and folds.queries != PROTOCOL[1]:
         detail = f"{folds.queries} queries a class, published figures are of {PROTOCOL[1]}"
         draft.warnings.add(("query-count", "", detail))

@@ -3,40 +3,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from pc3dcli.commands.evaluation import Evaluation, Request, Table, check_partners, shown
+from pc3dcli.commands.eval_parts_inputs import Inputs, Sample, not_empty, open_inputs
+from pc3dcli.commands.evaluation import Evaluation, Request, Table, shown
 from pc3dcli.commands.protocol import is_official, put_first, refuse_single
 from pc3dcli.commands.result_draft import ResultDraft, intervals, number, result_object
-from pc3dcli.errors import FormatError, InputError, UsageError
-from pc3dcli.formats import shapenet_part
-from pc3dcli.formats.shapenet_part import NUM_PARTS, Prediction
+from pc3dcli.datasets.shape import SPLITS
+from pc3dcli.errors import FormatError, UsageError
+from pc3dcli.formats.class_predictions import of_run
+from pc3dcli.formats.shapenet_part import ARRAY_FILES
 from pc3dcli.metrics.miou import mean_defined
-from pc3dcli.metrics.parts import CATEGORIES, ShapeScore, category_of, predicted_parts, score_shape
+from pc3dcli.metrics.parts import SHAPENET, Categories, ShapeScore, predicted_parts, score_shape
 
-PRESETS = {"parts": "ShapeNetPart: 50 parts of 16 categories, mean over shapes and mean over categories"}
+PRESETS = {"parts": "IoU of the parts of each shape's category, mean over shapes and mean over categories"}
 OPTIONS = frozenset(("split", "per_scene", "bootstrap", "seed", "allow_missing", "protocol"))
 NEEDS_GT = False  # one file may hold both sides
 POINTS = 2048  # of a shape, in published figures
 MANUAL = """\
-Ground truth is the ShapeNetPart folder (normal-resampled: synsetoffset2category.txt and <synset>/<id>.txt with rows
-x y z nx ny nz part), of which --split train, val, trainval or test (the default) is scored, or a folder of text
-files with one part a line, or an .npz or .safetensors with label (S, N), or part of all shapes in one row with
-start (S + 1).
+Ground truth is a data set of shapes with parts: the ShapeNetPart folder (normal-resampled:
+synsetoffset2category.txt and <synset>/<id>.txt with rows x y z nx ny nz part) or arrays, one .npz or a folder of
+them, with points, part and label (pc3d-shapes(5)); of a folder --split train, val, trainval, test (the default) or
+all is scored, of a single file all shapes. Or it is a folder of text files with one part a line, or an .npz or
+.safetensors with label (S, N), or part of all shapes in one row with start (S + 1).
 
-Predictions are a folder with a file for each shape under the same name: one part a line, or an .npz or .safetensors
-with pred (N) or logits (N, 50). Where a network saw a sample of the points, index (N) says which points of the
-ground truth they are, counted from 0; a point may come twice. One .npz for all shapes holds pred (S, N) or logits
-(S, N, 50), and may hold label (S, N) itself; --gt is not needed then.
+Predictions are a folder with a file for each shape under the same name, as pc3d segment writes it: one part a line,
+or an .npz or .safetensors with pred (N) or, of ShapeNetPart, logits (N, 50). Where a network saw a sample of the
+points, index (N) says which points of the ground truth they are, counted from 0; a point may come twice. Where
+pc3d segment wrote which points it saw, other points in the ground truth are refused. One .npz for all shapes holds
+pred (S, N) or logits (S, N, 50), and may hold label (S, N) itself; --gt is not needed then. The folder of pc3d
+distill stands for its predictions.npz.
 
-The category of a shape is that of its first ground-truth label. With logits the prediction is the best of the
-category's parts, never of all 50. The IoU of a part is 1 if neither side has it, and that of a shape is the mean
-over all parts of its category. instance_miou is the mean over shapes, class_miou the mean over the categories that
-occur of the mean over their shapes, accuracy the share of right points. A predicted part of another category is
-wrong and warned of.
+Categories and their parts are those of a data set of arrays: the parts of a category are those that occur in any of
+its shapes. A single file names them by class_names (C), category (S), an index into them, and category_parts
+(K, 2), rows of a category and a part of it, as pc3d distill writes them. Where nothing is said, and in arrays whose
+classes and parts are all ShapeNetPart's, they are those of ShapeNetPart; a shape of such a file with parts of two
+categories is refused.
+
+In ShapeNetPart the category of a shape is that of its first ground-truth label. With logits the prediction is the
+best of the category's parts, never of all 50. The IoU of a part is 1 if neither side has it, and that of a shape is
+the mean over all parts of its category. instance_miou is the mean over shapes, class_miou the mean over the
+categories that occur of the mean over their shapes, accuracy the share of right points. A predicted part of another
+category is wrong and warned of.
 
 Several files of all shapes are the epochs of a run in order, as pc3d distill --protocol official writes them: the
 last is scored. --protocol official puts first what papers print, the highest of each mean over the epochs
@@ -54,8 +65,8 @@ _COLUMNS = ("iou", "shapes", "right", "points")  # of what a shape adds to its c
 def metric_names(request: Request) -> list[str]:
     """Return the metrics that --fail-under knows; raises UsageError for an unknown split."""
     split = request.options["split"]
-    if split is not None and split not in shapenet_part.SPLITS:
-        raise UsageError(f"--split {split}: expected one of {', '.join(shapenet_part.SPLITS)}")
+    if split is not None and split not in SPLITS:
+        raise UsageError(f"--split {split}: expected one of {', '.join(SPLITS)}")
     return ["instance_miou", "class_miou", "accuracy", *(_BEST if is_official(request) else [])]
 
 
@@ -65,20 +76,20 @@ def run(request: Request) -> Evaluation:
     raises  UsageError for a split that does not apply; InputError and FormatError for inputs
     """
     metric_names(request)
-    paths = [Path(name) for name in request.predictions]
-    if len(paths) > 1 and any(path.suffix not in shapenet_part.ARRAY_FILES for path in paths) or str(paths[0]) == "-":
+    paths = [of_run(Path(name)) for name in request.predictions]
+    if len(paths) > 1 and any(path.suffix not in ARRAY_FILES for path in paths) or str(paths[0]) == "-":
         raise UsageError(
             "--task parts takes one folder, .npz or .safetensors of predictions, or an .npz for each epoch"
         )
-    draft, scores = ResultDraft("parts", 0), {}
-    for name, score, count in _scores(request, paths[-1], draft):
-        scores[name] = score
-        request.progress(name, len(scores), count)
-    _fill(draft, scores, request)
+    draft = ResultDraft("parts", 0)
+    inputs = open_inputs(request, paths[-1], draft)
+    scores = _scores(inputs, draft, request)
+    _fill(draft, scores, inputs, request)
     if is_official(request):
         _put_best_first(draft, paths, request)
     num_scored = len(scores) - sum(code == "missing-shape" for code, _, _ in draft.warnings)
-    return Evaluation(result_object(draft, request), num_scored, [_table(draft)], _footnote(draft))
+    footnote = _footnote(draft, inputs.categories)
+    return Evaluation(result_object(draft, request), num_scored, [_table(draft)], footnote)
 
 
 def _put_best_first(draft: ResultDraft, paths: list[Path], request: Request) -> None:
@@ -90,104 +101,51 @@ def _put_best_first(draft: ResultDraft, paths: list[Path], request: Request) -> 
         refuse_single(paths[0])
     epochs = [draft.metrics]
     for path in paths[:-1]:
-        scores = {name: score for name, score, _ in _scores(request, path, ResultDraft("parts", 0))}
-        epochs.append(_means(_sums_by_category(scores).sum(axis=0)))
+        other = ResultDraft("parts", 0)
+        inputs = open_inputs(request, path, other)
+        scores = _scores(inputs, other)
+        epochs.append(_means(_sums_by_category(scores, inputs.categories).sum(axis=0)))
     best = {name: max(float(epoch[name.removesuffix("_best_test_epoch")]) for epoch in epochs) for name in _BEST}
     put_first(draft, best, "epoch", len(paths))
 
 
-def _scores(request: Request, path: Path, draft: ResultDraft) -> Iterator[tuple[str, ShapeScore, int]]:
-    """Yield name and score of each shape, and how many shapes there are."""
-    if path.suffix in shapenet_part.ARRAY_FILES:
-        yield from _of_one_file(request, path, draft)
-        return
-    if request.gt is None:
-        raise UsageError("no ground truth: pass --gt PATH")
-    if not path.is_dir():
-        raise InputError("no such folder; expected a folder, .npz or .safetensors", file=path)
-    truth, predicted = _truth_files(request), shapenet_part.find_files(path)
-    allow = request.options["allow_missing"]
-    missing = check_partners(truth, predicted, request.gt, allow_missing=allow, what="shape")
-    draft.warnings |= {("missing-shape", name, "scored as a shape without predictions") for name in missing}
-    draft.truth_files = {f"{name}{file.suffix}": file for name, file in truth.items()}
-    draft.prediction_files = {f"{name}{file.suffix}": file for name, file in predicted.items()}
-    for name, file in truth.items():
-        part = _not_empty(shapenet_part.read_truth(file), file)
-        prediction = shapenet_part.read_prediction(predicted[name]) if name in predicted else None
-        yield name, _score(part, prediction, predicted.get(name, file), draft), len(truth)
+def _scores(inputs: Inputs, draft: ResultDraft, request: Request | None = None) -> dict[str, ShapeScore]:
+    """Score every shape; the request, where there is one, is told of each."""
+    scores: dict[str, ShapeScore] = {}
+    for sample in inputs.samples:
+        scores[sample.name] = _score(sample, inputs.categories, draft)
+        if request is not None:
+            request.progress(sample.name, len(scores), inputs.count)
+    return scores
 
 
-def _truth_files(request: Request) -> dict[str, Path]:
-    gt, split = request.gt, request.options["split"]
-    if not gt.is_dir():
-        raise InputError("no such folder, which predictions in a folder need", file=gt)
-    if _is_dataset(request):
-        return shapenet_part.find_shapes(gt, split or "test")
-    if split is not None:
-        raise UsageError("--split applies to the ShapeNetPart folder, which has lists of its splits")
-    return shapenet_part.find_files(gt)
-
-
-def _is_dataset(request: Request) -> bool:
-    return request.gt is not None and shapenet_part.is_dataset(request.gt)
-
-
-def _of_one_file(request: Request, path: Path, draft: ResultDraft) -> Iterator[tuple[str, ShapeScore, int]]:
-    """Score the shapes of one file, in its order."""
-    if request.options["split"] is not None:
-        raise UsageError("--split does not apply to predictions in one file")
-    arrays = shapenet_part.read_shapes(path, "pred", "logits", "label", "part")
-    draft.prediction_files = {path.name: path}
-    if request.gt is not None:
-        draft.truth_files = {request.gt.name: request.gt}
-        truths = shapenet_part.read_shapes(request.gt, "label", "part")
-    else:
-        truths = arrays
-    parts = truths.get("label", truths.get("part"))
-    found = arrays.get("logits", arrays.get("pred"))
-    if parts is None or found is None:
-        what, file = ("label", request.gt or path) if parts is None else ("pred or logits", path)
-        raise FormatError(f"holds no {what} of shapes", file=file)
-    if not parts:
-        raise FormatError("no shapes in it", file=request.gt or path)
-    if len(parts) != len(found):
-        raise FormatError(f"{len(found)} shapes, expected {len(parts)} as in the ground truth", file=path)
-    digits = len(str(len(parts)))
-    for row, (part, values) in enumerate(zip(parts, found, strict=True)):
-        prediction = Prediction(None, values) if "logits" in arrays else Prediction(values)
-        yield f"{row:0{digits}d}", _score(_not_empty(part, path), prediction, path, draft), len(parts)
-
-
-def _score(part: np.ndarray, prediction: Prediction | None, path: Path, draft: ResultDraft) -> ShapeScore:
+def _score(sample: Sample, categories: Categories, draft: ResultDraft) -> ShapeScore:
+    part, prediction, path = sample.part, sample.prediction, sample.file
+    score = partial(score_shape, category=sample.category, categories=categories)
     if prediction is None:
-        return score_shape(part, np.full(part.size, NUM_PARTS))  # no part of any category
+        none = max(categories.num_parts, 1 + int(part.max()))
+        return score(part, np.full(part.size, none))  # no part of any category
     if prediction.index is not None:
         wrong = (prediction.index < 0) | (prediction.index >= part.size)
         if wrong.any():
             bad = prediction.index[np.argmax(wrong)]
             raise FormatError(f"index {bad} of {part.size} points", file=path)
-        part = _not_empty(part[prediction.index], path)
+        part = not_empty(part[prediction.index], path)
     if prediction.num_points != part.size:
         problem = f"{prediction.num_points} points, expected {part.size} as in the ground truth"
         raise FormatError(problem, file=path, hint="an index array says which points were predicted")
     found = prediction.part
     if found is None:
-        found = predicted_parts(prediction.logits, category_of(part))
-    score = score_shape(part, found)
-    if score.num_outside:
+        found = predicted_parts(prediction.logits, categories.parts[sample.category])
+    result = score(part, found)
+    if result.num_outside:
         draft.warnings.add(("other-category", path.name, "predicts parts of another category, which are wrong"))
-    return score
+    return result
 
 
-def _not_empty(part: np.ndarray, path: Path) -> np.ndarray:
-    if part.size == 0:
-        raise FormatError("a shape without points", file=path)
-    return part
-
-
-def _fill(draft: ResultDraft, scores: dict[str, ShapeScore], request: Request) -> None:
-    options, names = request.options, list(CATEGORIES)
-    table = _sums_by_category(scores)
+def _fill(draft: ResultDraft, scores: dict[str, ShapeScore], inputs: Inputs, request: Request) -> None:
+    options, names = request.options, inputs.categories.names
+    table = _sums_by_category(scores, inputs.categories)
     total = table.sum(axis=0)
     draft.num_items = len(scores)
     draft.metrics = {name: number(value) for name, value in _means(total).items()}
@@ -209,7 +167,7 @@ def _fill(draft: ResultDraft, scores: dict[str, ShapeScore], request: Request) -
         "points_per_shape": sizes.pop() if len(sizes) == 1 else None,
         "protocol": options["protocol"],
         "seed": options["seed"] if options["bootstrap"] else None,
-        "split": options["split"] or ("test" if _is_dataset(request) else None),
+        "split": inputs.split,
     }
     if options["per_scene"] or request.has_digest:
         draft.extras["per_scene"] = {
@@ -219,17 +177,16 @@ def _fill(draft: ResultDraft, scores: dict[str, ShapeScore], request: Request) -
         draft.extras["intervals"] = intervals(table, _means, options, draft.task, draft.warnings)
 
 
-def _sums_by_category(scores: dict[str, ShapeScore]) -> np.ndarray:
-    """Return (S, 16, 4) what each shape adds to its category."""
-    names = list(CATEGORIES)
-    table = np.zeros((len(scores), len(names), len(_COLUMNS)))
+def _sums_by_category(scores: dict[str, ShapeScore], categories: Categories) -> np.ndarray:
+    """Return (S, C, 4) what each shape adds to its category."""
+    table = np.zeros((len(scores), len(categories.names), len(_COLUMNS)))
     for row, score in enumerate(scores.values()):
-        table[row, names.index(score.category)] = (score.iou, 1, score.num_right, score.num_points)
+        table[row, score.category] = (score.iou, 1, score.num_right, score.num_points)
     return table
 
 
 def _means(total: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the metrics (...) of sums by category (..., 16, 4)."""
+    """Return the metrics (...) of sums by category (..., C, 4)."""
     iou, shapes, right, points = np.moveaxis(total, -1, 0)
     by_category = np.divide(iou, shapes, out=np.full(iou.shape, np.nan), where=shapes > 0)
     return {
@@ -254,7 +211,8 @@ def _table(draft: ResultDraft) -> Table:
     return Table("", ["category", "mIoU", "Acc", "shapes"], rows)
 
 
-def _footnote(draft: ResultDraft) -> str:
+def _footnote(draft: ResultDraft, categories: Categories) -> str:
     points = draft.options["points_per_shape"]
     size = "shapes of different numbers of points" if points is None else f"{points} points a shape"
-    return f"parts: best part of the category, absent parts count as 1; {size}, published figures are of {POINTS}"
+    published = f", published figures are of {POINTS}" if categories.names == SHAPENET.names else ""
+    return f"parts: best part of the category, absent parts count as 1; {size}{published}"

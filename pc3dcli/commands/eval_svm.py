@@ -225,9 +225,8 @@ def _classify(train: _Split, test: np.ndarray, c: float, seed: int, told: set[tu
         warnings.simplefilter("always", ConvergenceWarning)
         machine = LinearSVC(C=c, random_state=seed).fit(train.features, train.label)
     if any(issubclass(item.category, ConvergenceWarning) for item in caught):
-        told.add(
-            ("not-converged", "", f"LinearSVC stopped after {machine.max_iter} rounds; smaller C converges sooner")
-        )
+        detail = f"LinearSVC stopped after {machine.max_iter} rounds; a smaller --svm-c converges sooner"
+        told.add(("not-converged", "", detail))
     return machine.predict(test)
 
 

@@ -20,6 +20,13 @@ from pc3dcli.formats.paths import read_file
 MAX_CLASSES = 1 << 12  # ours: a table of numbers that are no classes is refused, and the confusion has its square
 
 
+def of_run(path: Path) -> Path:
+    """Return the predictions in the folder of `pc3d distill`; any other path stands for itself."""
+    found = path / "predictions.npz"
+    is_run = found.is_file() and not found.with_suffix(".ndjson").exists()  # a shape of that name, by `segment`
+    return found if is_run else path
+
+
 def read_columns(path: Path, needed: str = "pred") -> dict[str, list[str] | np.ndarray]:
     """Read the columns of a CSV file by their names in its first line.
 

@@ -177,3 +177,20 @@ def test_epochs_of_a_fold(run, world):
     assert single.code == 4 and "nothing to choose from" in single.err
     np.savez(world / "runs" / "fold_00.npz", id=np.array(["a"]), pred=np.zeros(2, int))
     assert run(*command).code == 4
+
+
+def test_guessing_is_better(run, world):
+    for index in range(3):
+        path = world / "pred" / f"fold_{index:02d}.csv"
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join([lines[0], *(f"{line.split(',')[0]},99" for line in lines[1:-1]), lines[-1]]) + "\n")
+    result = run(*COMMAND)
+    assert result.code == 0 and "below-chance" in result.err and "guessing among 3 classes has 0.3333" in result.err
+
+
+def test_the_folder_of_a_run_stands_for_its_predictions_and_folds(run, world):
+    (world / "run").mkdir()
+    (world / "pred").rename(world / "run" / "predictions")
+    (world / "folds.json").rename(world / "run" / "folds.json")
+    result = run("eval", "run", "--task", "fewshot")
+    assert result.code == 0 and "3-way 2-shot, 3 folds" in result.out and "below-chance" not in result.err

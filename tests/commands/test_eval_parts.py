@@ -183,3 +183,130 @@ def test_epochs_of_a_run(run, world):
     assert "best-test-epoch" in text.err and "best test epoch" in text.out
     assert run("eval", files[0], "--task", "parts", "--protocol", "official").code == 4
     assert run("eval", files[0], "pred", "--task", "parts", "--gt", "data").code == 2
+
+
+def rows(run, *arguments):
+    """Return the IoU of each category that occurs."""
+    result = run("eval", *arguments, "--task", "parts", "--json")
+    assert result.code == 0, result.err
+    found = {r["class"]: r["value"] for r in result.of("metric") if "class" in r and r["name"] == "iou"}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+CUPS = {"class_names": np.array(["cup", "pot"]), "category_parts": np.array([[0, 0], [0, 1], [1, 0], [1, 300]])}
+TRUTH = np.array([[0, 0, 1, 1], [0, 0, 300, 300]])
+GUESS = np.array([[0, 1, 1, 1], [0, 0, 300, 300]])
+CUP = (1 / 2 + 2 / 3) / 2
+
+
+def write_cups(folder):
+    """Write a data set of a cup and a pot to be tested on, and one of each with all parts to learn from."""
+    folder.mkdir()
+    points = np.random.default_rng(0).normal(size=(2, 4, 3)).astype(np.float32)
+    for split in ("train", "test"):
+        names = np.array([f"{split}_{index}" for index in range(2)])
+        arrays = {"points": points, "part": TRUTH, "label": np.arange(2), "class_names": CUPS["class_names"]}
+        np.savez(folder / f"{split}.npz", **arrays, id=names)
+    return points
+
+
+def test_a_file_says_what_its_categories_are(run, world):
+    np.savez("cups.npz", pred=GUESS, label=TRUTH, category=np.arange(2), **CUPS)
+    assert rows(run, "cups.npz") == pytest.approx({"cup": CUP, "pot": 1.0})
+    text = run("eval", "cups.npz", "--task", "parts").out
+    assert "published" not in text and "classes=2" in text
+    np.savez("gt.npz", label=TRUTH, category=np.arange(2), **CUPS)
+    np.savez("pred.npz", pred=GUESS)
+    assert rows(run, "pred.npz", "--gt", "gt.npz") == pytest.approx({"cup": CUP, "pot": 1.0})
+
+
+def test_a_data_set_is_ground_truth_by_name(run, world):
+    write_cups(world / "cups")
+    (world / "out").mkdir()
+    for row, part in enumerate(GUESS):
+        np.savez(world / "out" / f"test_{row}.npz", pred=part)
+    found = rows(run, "out", "--gt", "cups")
+    assert found == pytest.approx({"cup": CUP, "pot": 1.0})
+    assert rows(run, "out", "--gt", "cups/test.npz") == found
+    np.savez("rows.npz", pred=GUESS[::-1], id=np.array(["test_1", "test_0"]))
+    assert rows(run, "rows.npz", "--gt", "cups") == found
+    np.savez("rows.npz", pred=GUESS)
+    assert rows(run, "rows.npz", "--gt", "cups") == found
+    command = ("eval", "out", "--task", "parts", "--gt", "cups")
+    missing = run(*command, "--split", "all")
+    assert missing.code == 4 and "2 shapes (train_0, train_1) without predictions" in missing.err
+    assert rows(run, "out", "--gt", "cups", "--split", "all", "--allow-missing")["cup"] == pytest.approx(CUP / 2)
+    np.savez(world / "out" / "train_0.npz", pred=GUESS[0])
+    extra = run(*command)
+    assert extra.code == 4 and "train_0) without ground truth" in extra.err and "--split all" in extra.err
+    assert run(*command, "--report", "r", "--split", "all", "--allow-missing").code == 0
+    report = json.loads((world / "r" / "result.json").read_text())
+    assert report["options"]["split"] == "all" and set(report["per_class"]) == {"cup", "pot"}
+
+
+def write_record(path, xyz):
+    """Write what `segment` says of the points of a shape."""
+    from pc3dcli.formats.cloud import xyz_sha256
+    from pc3dcli.stream.records import dump_record, header
+
+    scene = {"type": "scene", "scene": path.name, "root": "/", "xyz_sha256": xyz_sha256(xyz)}
+    ends = [{"type": "scene_end", "scene": path.name, "ok": True}, {"type": "end", "scenes": 1, "failed": 0}]
+    lines = [dump_record(record) for record in (header(), scene, *ends)]
+    path.with_suffix(".ndjson").write_text("\n".join(lines) + "\n")
+
+
+def test_records_of_other_points_are_refused(run, world):
+    points = write_cups(world / "cups")
+    (world / "out").mkdir()
+    for row in range(2):
+        np.savez(world / "out" / f"test_{row}.npz", pred=TRUTH[row])
+        write_record(world / "out" / f"test_{row}", points[row])
+    assert score(run, "out", "--gt", "cups")["accuracy"] == 1.0
+    write_record(world / "out" / "test_1", points[0])
+    result = run("eval", "out", "--task", "parts", "--gt", "cups")
+    assert result.code == 4 and "test_1.ndjson: shape test_1 has other points" in result.err
+
+
+def test_records_of_other_points_than_shapenetparts_are_refused(run, world):
+    xyz = np.arange(12, dtype=np.float32).reshape(4, 3)
+    for name, (part, _) in SHAPES.items():
+        text = "".join(f"{x} {y} {z} 0 0 1 {p}\n" for (x, y, z), p in zip(xyz, part, strict=True))
+        (world / "data" / f"{name}.txt").write_text(text)
+        write_record(world / "pred" / name, xyz)
+    assert score(run, "pred", "--gt", "data")["accuracy"] == 10 / 12
+    write_record(world / "pred" / "02954340" / "c", xyz[::-1])
+    result = run("eval", "pred", "--task", "parts", "--gt", "data")
+    assert result.code == 4 and "c.ndjson: shape 02954340/c has other points" in result.err
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"label": TRUTH % 50, "pred": TRUTH % 50, "class_names": CUPS["class_names"]}, "class cup is none of"),
+        ({"label": np.array([[0, 5]]), "pred": np.array([[0, 5]])}, "parts 0, 5, which are of no one category"),
+        ({"label": TRUTH, "pred": TRUTH, "category": [0, 1]}, "holds no class_names and no category_parts"),
+        ({"label": TRUTH, "pred": TRUTH, "category": [0], **CUPS}, "category of 1 shapes, expected 2"),
+        ({"label": TRUTH, "pred": TRUTH, "category": [0, 0], **CUPS}, "part 300, which category cup has not"),
+        ({"label": TRUTH, "pred": TRUTH + 1, "category": [0, 1], **CUPS}, "found part 301, expected 0 to 300"),
+    ],
+)
+def test_files_that_contradict_themselves(run, world, arrays, words):
+    np.savez("x.npz", **arrays)
+    result = run("eval", "x.npz", "--task", "parts")
+    assert result.code == 4 and "x.npz: " in result.err and words in result.err, result.err
+
+
+def test_text_that_is_not_shapenetparts_is_refused(run, world):
+    (world / "plain" / "02954340" / "c.txt").write_text("0\n5\n0\n5\n")
+    result = run("eval", "pred", "--gt", "plain", "--task", "parts")
+    assert result.code == 4 and "c.txt: shape 02954340/c has parts 0, 5" in result.err
+
+
+def test_arrays_of_shapenetpart_are_scored_by_its_ranges(run, world):
+    """A chair without legs has four parts all the same, as in the folder of the data set."""
+    points = np.random.default_rng(0).normal(size=(3, 4, 3)).astype(np.float32)
+    stacked = np.array(list(SHAPES.values()))
+    label, names = np.array([0, 0, 1]), np.array(["Chair", "Cap"])
+    np.savez("caps.npz", points=points, part=stacked[:, 0], label=label, class_names=names)
+    np.savez("rows.npz", pred=stacked[:, 1])
+    assert rows(run, "rows.npz", "--gt", "caps.npz") == pytest.approx(EXPECTED)

@@ -47,6 +47,14 @@ def test_as_scikit_learn(world, c):
     assert metrics(world, svm_c=c)["metrics"]["oa"] == pytest.approx(expected, abs=0.003)
 
 
+def test_the_option_that_helps_is_named(world):
+    rng = np.random.default_rng(0)
+    for name in ("train", "test"):  # more features than samples are solved by the slow way
+        np.savez(world / f"{name}.npz", features=rng.normal(100, 30, (50, 60)), label=rng.integers(0, 5, 50))
+    warnings = metrics(world, svm_c=1e6)["warnings"]
+    assert "a smaller --svm-c converges sooner" in next(w["detail"] for w in warnings if w["code"] == "not-converged")
+
+
 @pytest.mark.parametrize("pooling", ["max", "mean", "max+mean", "max;mean"])
 def test_tokens_are_pooled(world, pooling):
     rng = np.random.default_rng(1)

@@ -121,17 +121,20 @@ def _formats(write: str | None, out: str) -> tuple[str, ...]:
 def _tasks(ctx: typer.Context, settings: Settings) -> Iterator[SceneTask]:
     """Yield a task for each shape of all inputs.
 
-    raises  UsageError for a shape id from two inputs, and for a category that the weights do not know
+    raises  UsageError for a shape id from two inputs, and for shapes of which nothing says what they are
     """
     from pc3dcli.commands.inputs import expand_names, is_stream, sharded
     from pc3dcli.errors import UsageError
 
     places: dict[str, str] = {}
-    tasks = []
+    tasks, known = [], None
     for name in expand_names(ctx, ctx.params["scenes"], EXAMPLES):
         if is_stream(name):
             raise UsageError(f"{name}: expected clouds of objects, not a record stream")
         shapes = _shapes(name, settings.dataset, settings.split)
+        if settings.category is None:
+            known = known or _known_categories(settings.weights)
+            _check_classes(name, shapes, known)
         for index, shape in enumerate(shapes.names):
             if shape in places:
                 raise UsageError(f"shape {shape} is in {places[shape]} and in {name}", hint="run once for each")
@@ -140,6 +143,49 @@ def _tasks(ctx: typer.Context, settings: Settings) -> Iterator[SceneTask]:
             scene = {"type": "scene", "scene": shape, "root": str(root.parent if root.is_file() else root)}
             tasks.append(SceneTask(scene | {"dataset": shapes.layout}, (settings, name, index)))
     yield from sharded(tasks, ctx.params["shard"])
+
+
+def _known_categories(weights: Path) -> list[str]:
+    """Return the categories of weights, in small letters; raises as `open_weights`, WeightsError for other kinds."""
+    from pc3dcli.commands.weights import need_kind, open_weights
+    from pc3dcli.metrics.parts import CATEGORIES
+
+    description, _ = open_weights(weights)
+    need_kind(description, ("parts",), weights, "--parts")
+    return [category.lower() for category in description.get("classes") or CATEGORIES]
+
+
+def _check_classes(name: str, shapes: ShapeSet, known: list[str]) -> None:
+    """Refuse shapes of which nothing says what they are.
+
+    raises  UsageError where there are no classes, InputError where the weights know none of them
+    """
+    from pc3dcli.errors import InputError, UsageError
+
+    found = sorted({_class_of(shapes, index, name) or "" for index in range(len(shapes))})
+    if any(one.lower() in known for one in found):
+        return
+    hint = f"--category NAME says what the objects are; the weights know {_some(known)}"
+    if shapes.label is None:
+        raise UsageError(f"{name}: its shapes have no class, pass --category", hint=hint)
+    raise InputError(f"its classes are {_some(found)}, of which the weights know none", file=name, hint=hint)
+
+
+def _some(names: list[str]) -> str:
+    return f"{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+
+
+def _class_of(shapes: ShapeSet, index: int, name: str) -> str | None:
+    """Return the class of a shape: that of the data set, for clouds without one the name of the folder they lie in."""
+    from pc3dcli.datasets.shape_set import SPLITS
+
+    if shapes.label is not None:
+        return shapes.class_names[shapes.label[index]]
+    if shapes.layout != "clouds":
+        return None
+    path = Path(name).resolve()
+    folders = path.parts[:-1] if path.is_file() else path.parts
+    return next((folder for folder in reversed(folders) if folder not in SPLITS), None)
 
 
 @lru_cache(maxsize=8)
@@ -163,14 +209,18 @@ def segment_shape(task: SceneTask, context: Context) -> Iterator[dict]:
 
     task.payload  (Settings, input, index of the shape in it)
     """
+    from pc3dcli.errors import InputError
     from pc3dcli.formats.cloud import xyz_sha256
 
     settings, name, index = task.payload
     shapes = _shapes(name, settings.dataset, settings.split)
     segmenter = _segmenter(settings.weights, settings.device)
     shape = shapes.read(index)
-    found = settings.category or (None if shape.label is None else shapes.class_names[shape.label])
-    category = segmenter.category(found, settings.category is not None, shapes)
+    found = settings.category or _class_of(shapes, index, name)
+    try:
+        category = segmenter.category(found, settings.category is not None, shapes)
+    except InputError as error:  # without a file the message names the shape
+        raise InputError(error.message, hint=error.hint) from None
     part = segmenter.parts(shape.xyz, category, settings.seed)
     yield task.scene | {"num_points": len(part), "xyz_sha256": xyz_sha256(shape.xyz)}
     yield {

@@ -105,6 +105,24 @@ def test_options(run):
     assert len(run(*COMMAND, "arrays", "--dataset", "arrays", "--category", "Cap").of("scene")) == 32
 
 
+def test_the_folder_of_a_cloud_is_its_class(run):
+    parts = run(*COMMAND, "clouds").of("labels3d")
+    for name in ("clouds/Cap/a.ply", "clouds/Cap"):
+        found = run(*COMMAND, name).of("labels3d")[0]
+        assert found["category"] == "Cap" and found["tensor"] == parts[1]["tensor"]
+    Path("split/cap/test").mkdir(parents=True)
+    Path("split/cap/test/a.ply").write_bytes(Path("clouds/Cap/a.ply").read_bytes())
+    assert run(*COMMAND, "split/cap/test/a.ply").of("labels3d")[0]["category"] == "Cap"
+
+
+def test_a_shape_of_another_class_is_named(run):
+    for folder in ("mixed/Cap", "mixed/house"):
+        Path(folder).mkdir(parents=True)
+        Path(f"{folder}/a.ply").write_bytes(Path("clouds/Cap/a.ply").read_bytes())
+    result = run(*COMMAND, "mixed")
+    assert result.code == 3 and "house/a: found class house" in result.err and len(result.of("labels3d")) == 1
+
+
 def test_several_processes_write_the_same(run):
     single = run(*COMMAND, "clouds", "--no-provenance")
     assert run(*COMMAND, "clouds", "--no-provenance", "--jobs", "2").out == single.out
@@ -134,7 +152,9 @@ def test_a_broken_shape_fails_alone(run):
         ((*COMMAND, "nothing"), 4, "no such file or folder"),
         ((*COMMAND, "empty"), 4, "no shapes"),
         ((*COMMAND, "clouds", "--category", "house"), 2, "--category house: the weights know Airplane"),
-        ((*COMMAND, "clouds/Cap/a.ply"), 3, "--category NAME"),
+        ((*COMMAND, "loose/a.ply"), 2, "loose/a.ply: its shapes have no class"),
+        ((*COMMAND, "loose"), 2, "loose: its shapes have no class"),
+        ((*COMMAND, "named"), 4, "named: its classes are house, of which the weights know none"),
         (("segment", "clouds", "--parts", "--weights", "pretrained"), 4, "needs parts"),
         ((*COMMAND, "clouds/Cap", "clouds/Cap", "--category", "Cap"), 2, "run once for each"),
         ((*COMMAND, "x.ndjson"), 2, "not a record stream"),
@@ -142,7 +162,12 @@ def test_a_broken_shape_fails_alone(run):
 )
 def test_errors(run, arguments, code, words):
     Path("empty").mkdir(exist_ok=True)
+    for folder in ("loose", "named/house"):
+        Path(folder).mkdir(exist_ok=True, parents=True)
+        for name in "ab":
+            Path(f"{folder}/{name}.ply").write_bytes(Path("clouds/Cap/a.ply").read_bytes())
     result = run(*arguments)
+    assert result.err.count("pc3d segment: ") == 1  # said once, not for each shape
     assert result.code == code and words in result.err + result.out, result.err
     assert "Traceback" not in result.err
 

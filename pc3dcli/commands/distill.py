@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pc3dcli.commands.finetune_plan import Job
     from pc3dcli.commands.training_progress import TrainingReporter
 
+FEW_CLOUDS, NUM_ANSWERS = 12, 3  # clouds of which --predict says what they are, and how many classes of each; ours
+
 
 def configs() -> list[Any]:
     """Return the configs whose fields -D reaches."""
@@ -28,7 +30,7 @@ def configs() -> list[Any]:
 
 def distill(
     ctx: typer.Context,
-    shapes: Annotated[Path, typer.Argument(metavar="SHAPES", help="Folder or file of labelled object clouds.")],
+    shapes: Annotated[Path, typer.Argument(metavar="SHAPES", help="Folder or file of object clouds.")],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder of weights, log and predictions.")
     ] = None,
@@ -69,7 +71,7 @@ def distill(
         bool, advanced("--scratch", help="Take the network of --init but not its weights: the baseline.")
     ] = False,
     predict: Annotated[
-        bool, advanced("--predict", help="Train nothing, predict with --init: weights that have a head.")
+        bool, advanced("--predict", help="Train nothing, ask the weights of --init about SHAPES.")
     ] = False,
     recipe: Annotated[
         Literal["baseline", "gm3d"],
@@ -77,6 +79,12 @@ def distill(
     ] = "baseline",
     split: Annotated[
         str | None, advanced("--split", metavar="A,B", help="Splits to learn from and to predict; train,test.")
+    ] = None,
+    hold_out: Annotated[
+        float | None,
+        advanced(
+            "--hold-out", min=0.01, max=0.99, metavar="SHARE", help="Predict a share of each class, learn the rest."
+        ),
     ] = None,
     precision: Annotated[
         Literal["fp32", "bf16"] | None, advanced("--precision", metavar="TYPE", help="fp32 or bf16 (autocast).")
@@ -112,6 +120,8 @@ def distill(
         print_settings(ctx, found.configs)
     if out is None and not dry_run:
         raise UsageError("distill needs a place for weights and predictions", hint="add --out runs/name")
+    for text in () if quiet else found.warnings:
+        typer.echo(f"pc3d distill: {text}", err=True)
     if dry_run:
         _estimate(found)
     elif predict:
@@ -127,6 +137,7 @@ def _run(ctx: typer.Context, found: Job, out: Path) -> None:
     from pc3dcli.commands import finetune_run
     from pc3dcli.stream.run_folder import RunFolder
 
+    _leave_folds(ctx, out)
     folder = RunFolder(out, found.program.record(), ctx.params["force"])
     with _reporter(ctx, folder.program) as reporter:
         try:
@@ -148,21 +159,56 @@ def _predict(ctx: typer.Context, found: Job, out: Path) -> None:
     path = out / finetune_run.PREDICTIONS
     if path.exists() and not ctx.params["force"]:
         raise UsageError("exists", file=path, hint="pass --force to redo it, or name another --out")
-    finetune_run.predict(found.plan, path)
+    _leave_folds(ctx, out)
+    arrays = finetune_run.predict(found.plan, path)
+    if not ctx.params["quiet"]:
+        for line in _answers(arrays, path):
+            typer.echo(f"pc3d distill: {line}", err=True)
     print(path)
+
+
+def _leave_folds(ctx: typer.Context, out: Path) -> None:
+    """Refuse a folder of few-shot folds for another kind of run, or with --force remove them."""
+    from pc3dcli.commands import fewshot_runs
+    from pc3dcli.errors import UsageError
+
+    if not fewshot_runs.has_folds(out):
+        return
+    if not ctx.params["force"]:
+        hint = "pass --force to remove them, or name another --out"
+        raise UsageError("exists, few-shot folds", file=out / fewshot_runs.FOLDS, hint=hint)
+    fewshot_runs.remove_folds(out)
+
+
+def _answers(arrays: dict[str, Any], path: Path) -> list[str]:
+    """Return a line for each of few clouds: its likeliest classes; of many, or of parts, how the file is read."""
+    import numpy as np
+
+    task = "classify" if "logits" in arrays else "parts"
+    if "label" in arrays and (task == "parts" or len(arrays["id"]) > FEW_CLOUDS):
+        return [f"{len(arrays['id'])} shapes; pc3d eval {path} --task {task} scores them"]
+    if len(arrays["id"]) > FEW_CLOUDS:
+        return [f"{len(arrays['id'])} shapes; class_names[logits.argmax(1)] in {path} is the class of each id"]
+    lines, names = [], arrays["class_names"]
+    for name, logits in zip(arrays["id"], arrays["logits"].astype(np.float64), strict=True):
+        share = np.exp(logits - logits.max())
+        share /= share.sum()
+        best = np.argsort(-share, kind="stable")[:NUM_ANSWERS]
+        lines.append(f"{name}: {', '.join(f'{names[index]} {share[index]:.2f}' for index in best)}")
+    return lines
 
 
 def _run_folds(ctx: typer.Context, found: Job, out: Path) -> None:
     """Train on every fold and print where the predictions are."""
     from pc3dcli.commands import fewshot_runs
-    from pc3dcli.commands.finetune_plan import program_of_fold
+    from pc3dcli.commands.finetune_plan import program_of_fold, program_of_folds
+    from pc3dcli.stream.run_folder import RunFolder
 
     is_main = fewshot_runs.run_folds(
         found.plan,
         found.folds,
-        out,
+        RunFolder(out, program_of_folds(found), ctx.params["force"]),
         lambda index: program_of_fold(found, index),
-        force=ctx.params["force"],
         reporter_of=lambda index: _reporter(ctx, program_of_fold(found, index)),
     )
     if is_main and not ctx.params["json"]:

@@ -6,7 +6,10 @@ A fold is skipped when its predictions are there, made with the same settings; i
 
 from __future__ import annotations
 
+import io
 import re
+import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,16 +18,18 @@ from typing import Any
 import numpy as np
 
 from pc3dcli.commands.finetune_data import Splits
-from pc3dcli.commands.finetune_run import PREDICTIONS, Plan, run, write_arrays
+from pc3dcli.commands.finetune_run import EPOCHS, PREDICTIONS, Plan, run, write_arrays
+from pc3dcli.commands.training_progress import duration
 from pc3dcli.errors import InputError, UsageError
 from pc3dcli.formats.folds import Fold, Folds, read_folds, write_folds
 from pc3dcli.metrics.classification import FoldSize, draw_folds
-from pc3dcli.stream.run_folder import RUN, WEIGHTS, RunFolder
+from pc3dcli.stream.run_folder import CHECKPOINT, LOG, RUN, WEIGHTS, RunFolder
 from pc3dcli.stream.writer import atomic_file
 from pc3dcli.train.processes import make_fabric
 
 FOLDER, FOLDS = "predictions", "folds.json"
 _SUFFIX = {"fair": ".csv", "official": ".npz"}
+_OTHER = "pass --force to start again, or name another --out"
 
 
 def parse_size(text: str) -> FoldSize:
@@ -75,32 +80,90 @@ def of_fold(splits: Splits, fold: Fold, index: int, path: Path) -> Splits:
 
 
 def run_folds(
-    plan: Plan, folds: Folds, out: Path, program_of: Callable[[int], dict], *, force: bool, reporter_of: Callable
+    plan: Plan, folds: Folds, whole: RunFolder, program_of: Callable[[int], dict], reporter_of: Callable
 ) -> bool:
     """Train every fold that is not done and write its predictions; returns whether this process is the first.
 
+    whole        the folder of all folds; its run.json is there when all are done
     program_of   fold -> its program record
     reporter_of  fold -> a TrainingReporter
-    raises       UsageError, before anything is written, when a fold was finished with other settings
+    raises       UsageError, before anything is written, when a fold was finished with other settings, and for the
+                 folder of another run
     """
+    started, out, count = time.time(), whole.path, len(folds.folds)
     is_main = make_fabric(plan.device).is_global_zero
-    folders = [RunFolder(out / f"fold_{index:02d}", program_of(index), force) for index in range(len(folds.folds))]
+    _check_folder(whole, folds)
+    folders = [RunFolder(out / f"fold_{index:02d}", program_of(index), whole.force) for index in range(count)]
     is_done = [_is_done(folder) for folder in folders]
+    paths = [out / FOLDER / f"fold_{index:02d}{_SUFFIX[plan.protocol]}" for index in range(count)]
+    todo = [index for index in range(count) if not (is_done[index] and paths[index].is_file())]
     if is_main:
+        if whole.force:
+            remove_folds(out)
+            _remove_run(out)
         with atomic_file(out / FOLDS) as file:
-            write_folds(file, folds)
-    for index, (fold, folder) in enumerate(zip(folds.folds, folders, strict=True)):
-        path = out / FOLDER / f"fold_{index:02d}{_SUFFIX[plan.protocol]}"
-        if is_done[index] and path.is_file():
-            continue
-        splits = of_fold(plan.splits, fold, index, out / FOLDS)
+            file.write(_folds_bytes(folds))
+    begun = time.monotonic()
+    for position, index in enumerate(todo):
+        splits = of_fold(plan.splits, folds.folds[index], index, out / FOLDS)
         with reporter_of(index) as reporter:
-            reporter.note(f"fold {index + 1} of {len(folds.folds)}")
-            run(replace(plan, splits=splits), folder, reporter)
+            left = (time.monotonic() - begun) / position * (len(todo) - position) if position else None
+            reporter.warn(f"fold {index + 1} of {count}" + ("" if left is None else f", {duration(left)} left"))
+            result = run(replace(plan, splits=splits), folders[index], reporter)
+            if is_main:
+                reporter.finished(result.steps, result.new_steps, folders[index].path)
         if is_main:
-            write_fold(folder.path / PREDICTIONS, path)
-            (folder.path / WEIGHTS).unlink()
+            write_fold(folders[index].path / PREDICTIONS, paths[index])
+            (folders[index].path / WEIGHTS).unlink()
+    if is_main and (todo or not (out / RUN).is_file()):
+        whole.finish(started, folds=count)
     return is_main
+
+
+def has_folds(out: Path) -> bool:
+    """Tell whether a folder holds few-shot folds, finished or not."""
+    return (out / FOLDS).is_file() and any(_fold_folders(out))
+
+
+def remove_folds(out: Path) -> None:
+    """Remove what earlier runs of few-shot folds wrote."""
+    for folder in _fold_folders(out):
+        shutil.rmtree(folder, ignore_errors=True)
+    for suffix in _SUFFIX.values():
+        for path in (out / FOLDER).glob(f"fold_[0-9][0-9]*{suffix}"):
+            path.unlink(missing_ok=True)
+    (out / FOLDS).unlink(missing_ok=True)
+
+
+def _fold_folders(out: Path) -> list[Path]:
+    found = sorted(out.glob("fold_[0-9][0-9]*"))
+    return [path for path in found if (path / LOG).is_file() and not path.is_symlink()]
+
+
+def _remove_run(out: Path) -> None:
+    """Remove the weights and predictions of a run without folds, which --force lets this one replace."""
+    if (out / RUN).is_file() or (out / CHECKPOINT).is_file():
+        for name in (WEIGHTS, "config.json", LOG, CHECKPOINT, PREDICTIONS, RUN):
+            (out / name).unlink(missing_ok=True)
+        shutil.rmtree(out / EPOCHS, ignore_errors=True)
+
+
+def _check_folder(whole: RunFolder, folds: Folds) -> None:
+    """Raise UsageError for a folder that holds another run, or other folds, finished or not."""
+    if whole.force:
+        return
+    whole.is_done()  # compares the settings
+    if whole.checkpoint.exists():
+        raise UsageError("exists, of a run without folds", file=whole.checkpoint, hint=_OTHER)
+    path = whole.path / FOLDS
+    if has_folds(whole.path) and path.read_bytes() != _folds_bytes(folds):
+        raise UsageError("exists, made with other folds", file=path, hint=_OTHER)
+
+
+def _folds_bytes(folds: Folds) -> bytes:
+    file = io.BytesIO()
+    write_folds(file, folds)
+    return file.getvalue()
 
 
 def _is_done(folder: RunFolder) -> bool:

@@ -22,6 +22,7 @@ from pc3dcli.commands.shape_network import BATCH, run_network, smallest_cloud, u
 from pc3dcli.commands.weights import base_tensors, new_downstream
 from pc3dcli.datasets.shape_batches import BatchConfig, ShapeData
 from pc3dcli.errors import InputError, UsageError, WeightsError
+from pc3dcli.formats.part_categories import PartCategories, category_arrays
 from pc3dcli.nn.model_files import read_model
 from pc3dcli.nn.weights import load_exactly
 from pc3dcli.papers.geomask3d.finetune import Finetuning, predict_classes, predict_parts
@@ -98,12 +99,15 @@ def run(plan: Plan, folder: RunFolder, report: Reporter | None = None) -> Result
     return result
 
 
-def predict(plan: Plan, path: Path) -> None:
-    """Write the predictions of a trained model; raises WeightsError for tensors that are not of the plan's model."""
+def predict(plan: Plan, path: Path) -> dict[str, np.ndarray]:
+    """Write the predictions of a trained model and return them.
+
+    raises  WeightsError for tensors that are not of the plan's model
+    """
     model = new_downstream(plan.description, plan.init_file)
     load_exactly(model, plan.init, file=plan.init_file, kind=f"a {plan.description['base']} to {plan.method}")
     model.eval().to(usable_device(plan.device))
-    Tester(plan, path.parent, smallest_cloud(model.config)).write(model, path)
+    return Tester(plan, path.parent, smallest_cloud(model.config)).write(model, path)
 
 
 def measure(plan: Plan, folds: Folds | None) -> tuple[Measured, int]:
@@ -153,7 +157,7 @@ def _model(plan: Plan) -> nn.Module:
     """Return the model before training: the head drawn from the seed, the rest pretrained where there is an init."""
     with torch.random.fork_rng([]):
         torch.manual_seed(plan.training.seed)
-        model = new_downstream(plan.description)
+        model = new_downstream(plan.description, plan.init_file)
     if plan.init is not None:
         try:
             model.load_pretrained(base_tensors(plan.init))
@@ -192,16 +196,19 @@ class Tester:
             write_arrays(self.folder / EPOCHS / f"epoch_{at.epoch:04d}.npz", arrays)
 
     def predictions(self, model: nn.Module) -> dict[str, np.ndarray]:
-        """Return logits (S, K) and label (S,) of classes, or pred (S, N) and label (S, N) of parts."""
+        """Return logits (S, K) and, where known, label (S,) of classes; of parts pred and label (S, N), categories."""
         if self.plan.method == "classify":
-            return {"logits": self._logits(model, self.data), "label": self.shapes.label}
+            found = {"logits": self._logits(model, self.data)}
+            return found if self.shapes.label is None else found | {"label": self.shapes.label.astype(np.uint16)}
         predicted, label = [], []
         for batch, logits in self._ask(model, self.data, lambda batch: predict_parts(model, batch.clouds, batch.label)):
             predicted.append(best_parts(logits, batch.label.numpy(), self.plan.splits.category_parts))
             label.append(batch.part.numpy())
         pred, label = np.concatenate(predicted), np.concatenate(label)
         dtype = np.min_scalar_type(max(pred.max(), label.max()))  # uint8 but for parts from 256 on
-        return {"pred": pred.astype(dtype), "label": label.astype(dtype)}
+        about = PartCategories(self.shapes.class_names, self.plan.splits.scored_parts, self.shapes.label)
+        names = category_arrays(about, tuple(self.plan.description.get("parts") or ()))
+        return {"pred": pred.astype(dtype), "label": label.astype(dtype)} | names
 
     def votes(self, model: nn.Module) -> np.ndarray:
         """Return (R, S, K) mean logits of R repeated votes, each over `vote_views` resampled and augmented views."""
@@ -211,13 +218,12 @@ class Tester:
             [self._vote(model, data, range(views * repeat, views * (repeat + 1))) for repeat in range(repeats)]
         )
 
-    def write(self, model: nn.Module, path: Path) -> None:
-        """Write the predictions of the trained model; of classes the epochs and votes with them."""
+    def write(self, model: nn.Module, path: Path) -> dict[str, np.ndarray]:
+        """Write the predictions of the trained model and return them; of classes the epochs and votes with them."""
         arrays = self.predictions(model)
         arrays["id"] = np.array(self.shapes.names)
         arrays["class_names"] = np.array(self.shapes.class_names)
         if self.plan.method == "classify":
-            arrays["label"] = arrays["label"].astype(np.uint16)
             if self.plan.protocol == "official":
                 arrays["epoch_pred"] = self._epochs(path)
             if self.plan.votes:
@@ -226,6 +232,7 @@ class Tester:
         write_arrays(path, arrays)
         if self.plan.method == "classify":
             shutil.rmtree(self.folder / EPOCHS, ignore_errors=True)  # they are in the one file now
+        return arrays
 
     def _epochs(self, earlier: Path) -> np.ndarray:
         """Return (E, S) classes after each epoch, of their files or of an `earlier` one that has them all."""

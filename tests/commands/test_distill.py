@@ -102,12 +102,6 @@ def test_trained_weights_predict_without_training(run):
     np.testing.assert_allclose(again["logits"], first["logits"], atol=1e-6)
     result = run("distill", "shapes", "--init", "trained", "--predict", "--out", "told", "--device", "cpu")
     assert result.code == 2 and "--force" in result.err
-    with np.load("shapes/test.npz") as arrays:
-        other = dict(arrays) | {"class_names": arrays["class_names"][:11], "label": arrays["label"] % 11}
-    np.savez("eleven.npz", **other)
-    command = ("distill", "eleven.npz", "--split", "all,all", "--init", "trained", "--predict", "--out", "x")
-    result = run(*command)
-    assert result.code == 4 and "found classes 11" in result.err and "know 12" in result.err
     assert run("distill", "shapes", "--init", "mae", "--predict", "--out", "x").code == 4
     assert run("distill", "shapes", "--predict", "--out", "x").code == 2
 
@@ -201,6 +195,61 @@ def test_few_shot_folds(run, protocol, suffix, monkeypatch):
     again = distill(run, *FEW, "--folds", out / "folds.json", "--out", f"{out}_b", "--protocol", protocol)
     assert again.code == 0
     assert Path(f"{out}_b/predictions/{files[0]}").read_bytes() == before[out / "predictions" / files[0]]
+
+
+@pytest.fixture
+def two_folds(monkeypatch):
+    from pc3dcli.commands import fewshot_runs
+    from pc3dcli.metrics.classification import FoldSize
+
+    monkeypatch.setattr(fewshot_runs, "parse_size", lambda text: FoldSize(way=3, shot=2, queries=2, folds=2))
+
+
+def test_forced_folds_leave_nothing_of_earlier_ones(run, two_folds):
+    few = (*FEW, "--few-shot", "3x2", "--out", "few_forced")
+    distill(run, *few, "--epochs", "1")
+    Path("few_forced/fold_07").mkdir()
+    Path("few_forced/fold_07/log.ndjson").write_text("")  # of a run of more folds
+    Path("few_forced/predictions/mine.txt").write_text("notes")
+    distill(run, *few, "--protocol", "official", "--force", "--epochs", "1")
+    found = sorted(path.name for path in Path("few_forced/predictions").iterdir())
+    assert found == ["fold_00.npz", "fold_01.npz", "mine.txt"] and not Path("few_forced/fold_07").exists()
+    short = run("eval", "few_forced", "--task", "fewshot")  # the folder stands for its predictions and folds
+    assert short.code == 0, short.err
+    named = run("eval", "few_forced/predictions", "--task", "fewshot", "--gt", "few_forced/folds.json")
+    assert short.out == named.out
+
+
+def test_a_folder_is_of_one_kind_of_run(run, two_folds):
+    few = (*FEW, "--few-shot", "3x2")
+    distill(run, *few, "--out", "few_alone", "--epochs", "1")
+    for unfinished in (False, True):
+        if unfinished:
+            Path("few_alone/run.json").unlink()
+        result = distill(run, *FEW, "--out", "few_alone", code=2)
+        assert "--force" in result.err and not Path("few_alone/model.safetensors").exists()
+    other = Path("few_alone/folds.json").read_bytes()
+    result = distill(run, *few, "--seed", "5", "--out", "few_alone", "--epochs", "1", code=2)
+    assert "--force" in result.err and Path("few_alone/folds.json").read_bytes() == other
+    distill(run, *FEW, "--out", "few_alone", "--force", "--epochs", "1")
+    assert not Path("few_alone/folds.json").exists() and not list(Path("few_alone").glob("fold_*"))
+    result = distill(run, *few, "--out", "few_alone", "--epochs", "1", code=2)
+    assert "--force" in result.err and not Path("few_alone/folds.json").exists()
+    distill(run, *few, "--out", "few_alone", "--force", "--epochs", "1")
+    assert not Path("few_alone/model.safetensors").exists()
+
+
+def test_folds_say_where_they_are(run, two_folds):
+    command = ("distill", *FEW, "--few-shot", "3x2", "--out", "few_told", "--device", "cpu", "--epochs", "2")
+    result = run(*command)
+    assert result.code == 0, result.err
+    told = [line.removeprefix("pc3d distill: ") for line in result.err.splitlines()]
+    assert "fold 1 of 2" in told and any(line.startswith("fold 2 of 2, ") and line.endswith(" left") for line in told)
+    assert "each fold has 2 steps of training: more --epochs, or a smaller --batch-size" in told
+    assert "6 shapes are one batch, 32 were asked for" in told
+    assert "splits train and train share shapes, which are learned from and tested on" in told
+    stream = run(*command, "--force", "--json", "-q")
+    assert stream.err == "" and len(stream.of("header")) == len(stream.of("end")) == 2
 
 
 def test_refused_folds_leave_those_that_are_there(run, monkeypatch):

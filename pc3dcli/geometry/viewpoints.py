@@ -4,7 +4,8 @@
 Rooms are looked into: the views from outside leave out the ceiling, and the wall between a corner camera and the
 room.  Points with normals that face the scanner are simply left out where they are seen from behind.  Without
 normals both are found from the points alone (a crowded layer at the top that spans the plan; tall columns with
-nothing before them); scenes lower or narrower than a room then keep all their points.  All numbers here are ours.
+nothing before them); scenes lower or narrower than a room then keep all their points.  Objects are seen whole,
+with a margin, whatever their size.  All numbers here are ours.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ FIELD_DEG = 40.0  # vertical field of the views from outside
 TOP_FIELD_DEG = 18.0  # narrow: nearly a floor plan
 INSIDE_FIELD_DEG = 68.0
 LEAST_SHOWN = 0.3  # a corner view shows at least this part of what the best one does
+FILL = 0.94  # of the picture that the central points of a scene take
+OBJECT_FILL = 0.88  # of the picture that all points of an object take: discs are drawn around them
+ASIDE = 0.08  # of the picture's width that an object stands right of the middle: its legend is at the left
 EYE_HEIGHT = 1.55  # metres above the floor
+MIN_INSIDE_POINTS = 5_000  # with fewer, one who stands among them sees nothing but gaps
 MIN_ROOM_HEIGHT = 1.9  # metres; lower scenes have neither ceiling nor walls to cut
 MAX_ROOM_HEIGHT = 50.0  # metres; higher ceilings are not looked for
 MIN_ROOM_WIDTH = 2.0  # metres
@@ -28,17 +33,22 @@ _AXES = {"x": (1, 0, 0), "y": (0, 1, 0), "z": (0, 0, 1)}
 
 
 def choose_viewpoints(
-    xyz: np.ndarray, size: tuple[int, int], level_from_world: np.ndarray, normal: np.ndarray | None = None
+    xyz: np.ndarray,
+    size: tuple[int, int],
+    level_from_world: np.ndarray,
+    normal: np.ndarray | None = None,
+    *,
+    is_object: bool = False,
 ) -> list[Viewpoint]:
     """Return the standard views of a scene: `top`, `corner1` to `corner4` and, in rooms, `inside`.
 
-    A corner from which nearly everything is seen from behind, as of a shelf, is left out.
+    A corner from which nearly everything is seen from behind, as of a shelf, is left out.  Of an object nothing is.
 
     xyz               (N, 3) float, metres, world frame
     size              (H, W) of the pictures
     level_from_world  (3, 3) float, from `upright` or `level_rotation`
-    normal            (N, 3) float that face the scanner, or None
-    returns           viewpoints that show the central 98 % of the points they do not leave out
+    normal            (N, 3) float that face the scanner, or None; not looked at of objects
+    returns           viewpoints that show the central 98 % of the points they do not leave out, all points of an object
     """
     if len(xyz) == 0:
         return []
@@ -46,8 +56,9 @@ def choose_viewpoints(
     level = ((xyz - origin) @ level_from_world.T).astype(np.float64)
     turn = _plan_rotation(level[:: max(1, len(level) // 5000), :2])
     level = level @ turn.T  # x along the longer wall
-    scene = _Scene(level, size, origin, turn @ level_from_world)
-    top_cut, side_cut = _cut_heights(level)
+    scene = _Scene(level, size, origin, turn @ level_from_world, is_object)
+    top_cut, side_cut = (np.inf, np.inf) if is_object else _cut_heights(level)
+    normal = None if is_object else normal
     views = [scene.view("top", (0.0, 0.0, -1.0), (0.0, 1.0, 0.0), TOP_FIELD_DEG, level[:, 2] > top_cut)]
     cut = level[:, 2] > side_cut
     corners = []
@@ -64,7 +75,7 @@ def choose_viewpoints(
         corners.append(scene.view(f"corner{number}", forward, (0.0, 0.0, 1.0), FIELD_DEG, hidden))
     best = max(_num_shown(view, len(xyz)) for view in corners)
     views += [view for view in corners if _num_shown(view, len(xyz)) >= LEAST_SHOWN * best]
-    inside = _inside(scene, side_cut)
+    inside = None if is_object or len(xyz) < MIN_INSIDE_POINTS else _inside(scene, side_cut)
     return views if inside is None else [*views, inside]
 
 
@@ -214,16 +225,22 @@ def _cut_heights(level: np.ndarray) -> tuple[float, float]:
 class _Scene:
     """Level points with what turns a level camera into a `Viewpoint`."""
 
-    def __init__(self, level: np.ndarray, size: tuple[int, int], origin: np.ndarray, level_from_world: np.ndarray):
+    def __init__(self, level, size: tuple[int, int], origin, level_from_world, is_object: bool = False):
         self.level, self.size, self.origin, self.level_from_world = level, size, origin, level_from_world
+        self.is_object = is_object
 
     def view(self, name: str, forward, above, field_deg: float, hidden: np.ndarray) -> Viewpoint:
         """Place a camera that looks along `forward` and has every shown point in its picture."""
         level_from_cam = _look(forward, above)
         focal = self.size[0] / 2 / np.tan(np.radians(field_deg) / 2)
         shown = self.level if hidden.all() else self.level[~hidden]
-        position = _fit(_core(shown) @ level_from_cam, focal, self.size)
-        return self.placed(name, level_from_cam, level_from_cam @ position, focal, hidden if hidden.any() else None)
+        if self.is_object:
+            position = _fit(shown @ level_from_cam, focal, self.size, (OBJECT_FILL - 2 * ASIDE, OBJECT_FILL))
+        else:
+            position = _fit(_core(shown) @ level_from_cam, focal, self.size, (FILL, FILL))
+        view = self.placed(name, level_from_cam, level_from_cam @ position, focal, hidden if hidden.any() else None)
+        view.K[0, 2] += self.size[1] * ASIDE * self.is_object
+        return view
 
     def placed(self, name, level_from_cam, position, focal: float, hidden) -> Viewpoint:
         """Return the viewpoint of a camera with this rotation and this position in level coordinates."""
@@ -252,9 +269,9 @@ def _core(points: np.ndarray) -> np.ndarray:
     return core if len(core) else sample  # of two or three points each is the outermost
 
 
-def _fit(points: np.ndarray, focal: float, size: tuple[int, int]) -> np.ndarray:
-    """Return the camera position, in its own axes, from which the points just fill the picture."""
-    slope_x, slope_y = 0.94 * size[1] / 2 / focal, 0.94 * size[0] / 2 / focal
+def _fit(points: np.ndarray, focal: float, size: tuple[int, int], fill: tuple[float, float]) -> np.ndarray:
+    """Return the camera position, in its own axes, from which the points just take this share (x, y) of the picture."""
+    slope_x, slope_y = fill[0] * size[1] / 2 / focal, fill[1] * size[0] / 2 / focal
     position = (points.min(0) + points.max(0)) / 2
     for _ in range(4):  # moving the camera changes which points touch the border; this settles quickly
         side = points - position

@@ -207,3 +207,28 @@ def test_recorded_camera_keeps_its_picture():
 def test_front_wall_of_nothing_shown_is_nothing():
     level = room()[0]
     assert not viewpoints._front_walls(level, np.zeros(len(level), bool), 0).any()
+
+
+def test_objects_are_seen_whole_with_a_margin_and_never_from_inside():
+    """A pot the size of a room, with a handle of so few points that a scene would cut them off."""
+    rng = np.random.default_rng(3)
+    handle = rng.uniform(-0.1, 0.1, (8, 3)) + (0, 0, 1.9)
+    xyz = np.concatenate([rng.uniform((-1.5, -1.5, -1), (1.5, 1.5, 1.2), (6000, 3)), handle])
+    normal = np.tile((0.0, 0.0, 1.0), (len(xyz), 1))
+    views = choose_viewpoints(xyz, SIZE, LEVEL, normal, is_object=True)
+    assert [view.name for view in views] == ["top", "corner1", "corner2", "corner3", "corner4"]
+    for view in views:
+        at, depth = pixels(view, xyz)
+        assert view.hidden is None and (depth > 0).all()
+        share = at / (SIZE[1] - 1, SIZE[0] - 1)
+        assert share.min() > 0.05 and share.max() < 0.95
+        assert np.ptp(share, axis=0).max() > 0.65
+        assert share[:, 0].min() > 1 - share[:, 0].max()  # more room at the left, for the legend
+    scene = choose_viewpoints(xyz, SIZE, LEVEL)
+    assert scene[-1].name == "inside" and any(view.hidden is not None for view in scene)
+
+
+def test_nobody_stands_among_a_few_points():
+    xyz, _ = room()
+    assert choose_viewpoints(xyz, SIZE, LEVEL)[-1].name == "inside"
+    assert choose_viewpoints(xyz[::10], SIZE, LEVEL)[-1].name == "corner4"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,22 @@ if TYPE_CHECKING:
 SIDE = 360  # pixels of a shape
 RADIUS = 0.02  # of a point's disc; shapes have radius 1
 SEEN, HIDDEN = (96, 112, 138), (226, 130, 28)
-CAPTIONS = ("{id}: input", "{id}: visible", "{id}: reconstructed")
+KINDS = ("input", "visible", "reconstructed")  # columns of the picture
+LEGEND = (("visible patches", SEEN), ("hidden patches: true (left) and as reconstructed (right)", HIDDEN))
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A shape as the model sees it: points (., 3) float32 in the frame of the cloud.
+
+    seen, hidden  of visible and of hidden patches; made  what the model makes of the hidden ones
+    error         Chamfer distance (chamfer_l2) between hidden patches and those made, mean over the patches
+    """
+
+    seen: np.ndarray
+    hidden: np.ndarray
+    made: np.ndarray
+    error: float
 
 
 class PictureMaker:
@@ -34,22 +50,25 @@ class PictureMaker:
         every = self.config.picture_every
         if not every or at.rank != 0 or (at.epoch + 1) % every:
             return
-        picture = self.picture(learner)
+        picture = self.picture(learner, at.epoch + 1)
         with atomic_file(self.folder / f"epoch{at.epoch + 1:04d}.png") as file:
             file.write(png_bytes(picture))
 
-    def picture(self, learner: Any) -> np.ndarray:
+    def picture(self, learner: Any, epoch: int) -> np.ndarray:
         """Return the shapes as rows: true points, visible points, reconstruction; (H, W, 3) uint8 RGB."""
-        from pc3dcli.formats.overlay import contact_sheet
+        from pc3dcli.formats import overlay
 
         batch = self._shapes()
         level = np.eye(3)[:, [0, 2, 1]] * (1, -1, 1) if self.data.shapes.up == "y" else np.eye(3)
         images, captions = [], []
-        for name, (seen, truth, made) in zip(batch.ids, reconstructions(learner, batch, self.seed), strict=True):
-            for caption, hidden in zip(CAPTIONS, (truth, None, made), strict=True):
-                images.append(draw_patches(seen @ level, hidden if hidden is None else hidden @ level))
-                captions.append(caption.format(id=name))
-        return contact_sheet(images, captions, columns=3, cell_width=SIDE)
+        for name, one in zip(batch.ids, reconstructions(learner, batch, self.seed), strict=True):
+            for kind, others in zip(KINDS, (one.hidden, None, one.made), strict=True):
+                images.append(draw_patches(one.seen @ level, others if others is None else others @ level))
+                room = overlay.caption_length(SIDE) - len(f": {kind}")
+                captions.append(f"{overlay.shorten_middle(name, room)}: {kind}")
+            images[-1] = overlay.draw_legend(images[-1], [(f"Chamfer error {one.error:.4g}", None)])
+        sheet = overlay.contact_sheet(images, captions, columns=len(KINDS), cell_width=SIDE)
+        return overlay.draw_header(sheet, title_text(learner.student.base, epoch), LEGEND)
 
     def _shapes(self) -> Batch:
         if self._batch is None:
@@ -59,14 +78,20 @@ class PictureMaker:
         return self._batch
 
 
-def reconstructions(learner: Any, batch: Batch, seed: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Return of each shape the points of visible patches, those of hidden ones and what the model makes of them.
+def title_text(base: Any, epoch: int) -> str:
+    """Return the line above a picture of a network."""
+    hidden = f"{base.num_hidden} of {base.num_patches} patches hidden"
+    return f"epoch {epoch}: mask ratio {base.config.mask_ratio:g} ({hidden})"
+
+
+def reconstructions(learner: Any, batch: Batch, seed: int) -> list[Reconstruction]:
+    """Return what the model makes of each shape.
 
     learner  Gm3d; hidden patches are drawn at random from the seed
-    returns  three (., 3) float32 arrays a shape, in the frame of the cloud
     """
     import torch
 
+    from pc3dcli.nn.chamfer import chamfer_l2
     from pc3dcli.papers.geomask3d.masking import random_hidden
 
     base = learner.student.base.eval()
@@ -76,6 +101,7 @@ def reconstructions(learner: Any, batch: Batch, seed: int) -> list[tuple[np.ndar
         groups = base.group(clouds)
         hidden = random_hidden(len(clouds), base.num_patches, base.num_hidden, generator).to(clouds.device)
         decoded = base.decode(groups, hidden, base.encode(groups, hidden))
+        error = chamfer_l2(decoded.points, decoded.targets)
     # Point-M2AE decodes tokens of its middle scale
     scales = hasattr(groups, "scale_centers")
     centers = groups.scale_centers[1] if scales else groups.centers
@@ -85,8 +111,10 @@ def reconstructions(learner: Any, batch: Batch, seed: int) -> list[tuple[np.ndar
     made = decoded.points.float() + centers[decoded.sample, decoded.token].unsqueeze(1)
     found = []
     for row in range(len(clouds)):
-        parts = points[row][is_visible[row]], points[row][~is_visible[row]], made[decoded.sample == row]
-        found.append(tuple(part.reshape(-1, 3).cpu().numpy() for part in parts))
+        is_here = decoded.sample == row
+        parts = points[row][is_visible[row]], points[row][~is_visible[row]], made[is_here]
+        arrays = (part.reshape(-1, 3).cpu().numpy() for part in parts)
+        found.append(Reconstruction(*arrays, float(error[is_here].mean())))
     return found
 
 

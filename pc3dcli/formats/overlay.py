@@ -109,21 +109,28 @@ def draw_mark(picture: np.ndarray, place: tuple[int, int], text: str) -> np.ndar
     return picture
 
 
-def draw_legend(picture: np.ndarray, entries: Sequence[tuple[str, Sequence[int]]]) -> np.ndarray:
-    """Return the (H, W, 3) uint8 RGB picture with (text, RGB) entries on a plate in its lower left corner."""
+def draw_legend(picture: np.ndarray, entries: Sequence[tuple[str, Sequence[int] | None]]) -> np.ndarray:
+    """Return the (H, W, 3) uint8 RGB picture with entries on a plate in its lower left corner.
+
+    entries  (text, RGB), or (text, None) for a line without a colour; other letters than ASCII show as "?"
+    """
     if not entries:
         return picture
     picture = picture.copy()
     scale = _font_scale(picture.shape[0])
-    sizes = [cv2.getTextSize(text, FONT, scale, 1)[0] for text, _ in entries]
-    line, box = round(2 * sizes[0][1]), sizes[0][1] + 2
-    top = picture.shape[0] - line * len(entries) - 8
-    cv2.rectangle(picture, (0, top - 6), (max(w for w, _ in sizes) + box + 24, picture.shape[0]), PAPER, cv2.FILLED)
-    for row, (text, color) in enumerate(entries):
+    lines = [(text.encode("ascii", "replace").decode(), color) for text, color in entries]
+    height = cv2.getTextSize("0", FONT, scale, 1)[0][1]
+    line, box = 2 * height, height + 2
+    starts = [8 if color is None else 16 + box for _, color in lines]
+    ends = [start + cv2.getTextSize(text, FONT, scale, 1)[0][0] for (text, _), start in zip(lines, starts, strict=True)]
+    top = picture.shape[0] - line * len(lines) - 8
+    cv2.rectangle(picture, (0, top - 6), (max(ends) + 8, picture.shape[0]), PAPER, cv2.FILLED)
+    for row, ((text, color), start) in enumerate(zip(lines, starts, strict=True)):
         base = top + row * line + box
-        cv2.rectangle(picture, (8, base - box + 1), (8 + box, base + 1), [int(v) for v in color], cv2.FILLED)
-        cv2.rectangle(picture, (8, base - box + 1), (8 + box, base + 1), INK, 1)
-        cv2.putText(picture, text, (16 + box, base), FONT, scale, INK, 1, cv2.LINE_AA)
+        if color is not None:
+            cv2.rectangle(picture, (8, base - box + 1), (8 + box, base + 1), [int(v) for v in color], cv2.FILLED)
+            cv2.rectangle(picture, (8, base - box + 1), (8 + box, base + 1), INK, 1)
+        cv2.putText(picture, text, (start, base), FONT, scale, INK, 1, cv2.LINE_AA)
     return picture
 
 
@@ -152,6 +159,26 @@ def contact_sheet(
     return cv2.copyMakeBorder(np.concatenate(rows), 0, 8, 0, 8, cv2.BORDER_CONSTANT, value=PAPER)
 
 
+def draw_header(picture: np.ndarray, title: str, entries: Sequence[tuple[str, Sequence[int]]]) -> np.ndarray:
+    """Return the (H, W, 3) uint8 RGB picture below a band with a title and a row of (text, RGB) entries."""
+    headed = cv2.copyMakeBorder(picture, 60, 0, 0, 0, cv2.BORDER_CONSTANT, value=PAPER)
+    cv2.putText(headed, title, (8, 23), FONT, 0.6, INK, 1, cv2.LINE_AA)
+    x = 8
+    for text, color in entries:
+        cv2.rectangle(headed, (x, 36), (x + 13, 49), [int(value) for value in color], cv2.FILLED)
+        cv2.putText(headed, text, (x + 20, 48), FONT, 0.5, INK, 1, cv2.LINE_AA)
+        x += 20 + cv2.getTextSize(text, FONT, 0.5, 1)[0][0] + 24
+    return headed
+
+
+def shorten_middle(text: str, length: int) -> str:
+    """Return the text with its middle replaced by "..." where it has more than `length` letters, at least 5."""
+    if len(text) <= length:
+        return text
+    kept = max(length, 5) - 3
+    return f"{text[: kept // 2]}...{text[len(text) - (kept - kept // 2) :]}"
+
+
 def png_bytes(image: np.ndarray) -> bytes:
     """Return a (H, W, 3) uint8 RGB picture as the content of a PNG file."""
     return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
@@ -166,13 +193,18 @@ def jpeg_bytes(image: np.ndarray, *, max_side: int, quality: int = 80) -> bytes:
     return cv2.imencode(".jpg", cv2.cvtColor(scaled, cv2.COLOR_RGB2BGR), settings)[1].tobytes()
 
 
+def caption_length(cell_width: int) -> int:
+    """Return how many letters of a caption a contact sheet with cells of so many pixels shows."""
+    return cell_width // 10
+
+
 def _cell(image: np.ndarray, caption: str, width: int) -> np.ndarray:
     height = max(1, round(image.shape[0] * width / image.shape[1]))
     shrinks = width < image.shape[1]
     scaled = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     cell = cv2.copyMakeBorder(scaled, 30, 0, 8, 0, cv2.BORDER_CONSTANT, value=PAPER)
     text = caption.encode("ascii", "replace").decode()
-    cv2.putText(cell, text[: width // 10], (8, 21), FONT, 0.5, INK, 1, cv2.LINE_AA)
+    cv2.putText(cell, text[: caption_length(width)], (8, 21), FONT, 0.5, INK, 1, cv2.LINE_AA)
     return cell
 
 

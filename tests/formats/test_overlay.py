@@ -6,11 +6,13 @@ import pytest
 from pc3dcli.formats.overlay import (
     OPACITY,
     contact_sheet,
+    draw_header,
     draw_legend,
     jpeg_bytes,
     label_regions,
     overlay_masks,
     png_bytes,
+    shorten_middle,
 )
 
 GREY = np.full((60, 80, 3), 100, np.uint8)
@@ -110,6 +112,32 @@ def test_legend_shows_its_colours_in_the_lower_left_and_leaves_the_rest():
     for color in ((150, 150, 150), RED):
         assert (picture == color).all(-1).sum() > 30
     assert np.array_equal(draw_legend(image, []), image) and (image == 100).all()
+
+
+def test_a_legend_line_without_a_colour_is_text_alone():
+    image = np.full((300, 400, 3), 100, np.uint8)
+    with_box, without = (draw_legend(image, [("10: hardest", color)]) for color in (RED, None))
+    assert (with_box == RED).all(-1).any() and not (without == RED).all(-1).any()
+    assert (without[:, :8][280:] > 240).all() and (without[280:, 8:30] < 100).any()  # on the plate, from its left
+    wide = draw_legend(image, [("i" * 10, None), ("W" * 10, RED)])
+    assert (wide != image).any(-1).any(0).sum() > 8 + (with_box != image).any(-1).any(0).sum() / 2
+    np.testing.assert_array_equal(draw_legend(image, [("\u00e9", RED)]), draw_legend(image, [("?", RED)]))
+
+
+def test_header_stands_above_with_its_colours():
+    image = np.full((50, 400, 3), 100, np.uint8)
+    picture = draw_header(image, "epoch 3", [("visible", RED), ("hidden", (0, 120, 0))])
+    np.testing.assert_array_equal(picture[60:], image)
+    for color in (RED, (0, 120, 0)):
+        assert (picture[:60] == color).all(-1).sum() > 100
+    assert (picture[:30] < 100).any()
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"), [(24, "extra_train_chair_00000"), (16, "extra_...r_00000"), (9, "ext...000"), (1, "e...0")]
+)
+def test_long_names_lose_their_middle(length, expected):
+    assert shorten_middle("extra_train_chair_00000", length) == expected
 
 
 def test_jpeg_is_scaled_down_never_up():

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The viewer of `pc3d view`: points, instances and scores of one scene, drawn with plain WebGL 2.
-"use strict";
+// The viewer of `pc3d view`: points of one scene with its instances, or of one object with its parts and the scores of
+// its patches, drawn with plain WebGL 2.  It says of a page only what the page has.
 (() => {
   const HIDDEN = 65535; // label of a point that is not drawn; 0 is no instance, k + 1 the k-th
   const FIELD = 0.75; // vertical field of view in radians
@@ -18,12 +18,22 @@
   const radii = unpack("radii"); // (N,), parts of `radius`
   const normals = new Int8Array(unpack("normals").buffer); // (N, 3), towards the scanner; empty where unknown
   const instances = scene.instances;
+  const isObject = scene.noun === "part"; // which is not measured in metres
+  const patches = scene.ranks.length ? new Uint16Array(unpack("patches").buffer) : null; // (N,), patch of each point
+  const values = buildValues(); // colourings by numbers: `scene.values` with `numbers` (N,)
   const visible = new Uint8Array(instances.length + 1).fill(1); // [0] is "no instance"
   const labels = new Uint16Array(N);
   const unassigned = membership();
   // smaller instances are painted later: a part stays visible on its whole
   const paintOrder = instances.map((_, k) => k).sort((a, b) => instances[b].points - instances[a].points || b - a);
-  let mode = instances.length ? "instances" : "rgb";
+  const modes = [
+    colors.length && { name: "rgb", title: "RGB" },
+    instances.length && { name: "instances", title: capital(`${scene.noun}s`) },
+    instances.some((one) => one.score !== null) && { name: "score", title: "Score" },
+    ...values.map((one) => ({ name: one.name, title: one.title, values: one })),
+  ].filter(Boolean);
+  // numbers are what a page with numbers is about; without any colour all is grey
+  let mode = modes.find((one) => one.values) || modes.find((one) => one.name === "instances") || modes[0] || { name: "instances" };
   let selected = -1; // index into instances
   let pointScale = 1;
   let cut = scene.cut;
@@ -80,60 +90,12 @@
   }
 
   // ---- drawing ----
-  const POINT_VERTEX = `#version 300 es
-    uniform mat4 uMatrix; uniform float uDiameter; uniform vec2 uRange; uniform int uMode; uniform int uSelected;
-    uniform vec4 uHeight; uniform float uCut; uniform sampler2D uPalette; uniform bool uPicking;
-    layout(location = 0) in vec3 position; layout(location = 1) in vec3 color; layout(location = 2) in uint label;
-    layout(location = 3) in float radius; layout(location = 4) in vec3 normal; uniform vec4 uEye; uniform vec3 uExtent;
-    flat out vec4 vColor;
-    void main() {
-      gl_Position = uMatrix * vec4(position, 1.0);
-      gl_PointSize = clamp(uDiameter * radius / gl_Position.w, uRange.x, uRange.y);
-      int k = int(label);
-      if (uEye.w > 0.0 && dot(normal, normalize(uEye.xyz - position * uExtent)) < -0.1) k = 65535;
-      if (k == 65535 || dot(uHeight, vec4(position, 1.0)) > uCut) { gl_Position = vec4(2.0, 2.0, 2.0, 1.0); return; }
-      if (uPicking) {
-        int id = gl_VertexID + 1;
-        vColor = vec4(float(id & 255), float((id >> 8) & 255), float((id >> 16) & 255), float((id >> 24) & 255)) / 255.0;
-        return;
-      }
-      vec3 shown = color;
-      if (uMode > 0) {
-        float luma = dot(color, vec3(0.2126, 0.7152, 0.0722));
-        shown = texelFetch(uPalette, ivec2(k & 255, k >> 8), 0).rgb * mix(0.8, 1.15, luma);
-      }
-      if (uSelected > 0 && k != uSelected) shown = mix(shown, vec3(dot(shown, vec3(0.333))), 0.75) * 0.7 + 0.15;
-      vColor = vec4(shown, 1.0);
-    }`;
-  const POINT_FRAGMENT = `#version 300 es
-    precision mediump float; flat in vec4 vColor; out vec4 pixel;
-    void main() { vec2 p = gl_PointCoord - 0.5; if (dot(p, p) > 0.25) discard; pixel = vColor; }`;
-  const SHADE_VERTEX = `#version 300 es
-    void main() { gl_Position = vec4(vec2(gl_VertexID & 1, gl_VertexID >> 1) * 4.0 - 1.0, 0.0, 1.0); }`;
-  // eye-dome lighting: a pixel darkens by how far its neighbours stand in front of it
-  const SHADE_FRAGMENT = `#version 300 es
-    precision highp float; uniform sampler2D uColor; uniform highp sampler2D uDepth; uniform vec2 uPlanes; uniform vec3 uPaper;
-    out vec4 pixel;
-    float logDepth(ivec2 at) {
-      float z = texelFetch(uDepth, clamp(at, ivec2(0), textureSize(uDepth, 0) - 1), 0).r * 2.0 - 1.0;
-      return log2(2.0 * uPlanes.x * uPlanes.y / (uPlanes.y + uPlanes.x - z * (uPlanes.y - uPlanes.x)));
-    }
-    void main() {
-      ivec2 at = ivec2(gl_FragCoord.xy);
-      if (texelFetch(uDepth, at, 0).r == 1.0) { pixel = vec4(uPaper, 1.0); return; }
-      float here = logDepth(at), shadow = 0.0;
-      for (int step = 1; step <= 2; step++) {
-        shadow += clamp(here - logDepth(at + ivec2(step, 0)), 0.0, 0.12) + clamp(here - logDepth(at - ivec2(step, 0)), 0.0, 0.12);
-        shadow += clamp(here - logDepth(at + ivec2(0, step)), 0.0, 0.12) + clamp(here - logDepth(at - ivec2(0, step)), 0.0, 0.12);
-      }
-      pixel = vec4(texelFetch(uColor, at, 0).rgb * exp(-1.1 * shadow), 1.0);
-    }`;
-  const pointProgram = program(POINT_VERTEX, POINT_FRAGMENT);
-  const shadeProgram = program(SHADE_VERTEX, SHADE_FRAGMENT);
+  const pointProgram = buildProgram(gl, POINT_VERTEX, POINT_FRAGMENT);
+  const shadeProgram = buildProgram(gl, SHADE_VERTEX, SHADE_FRAGMENT);
   const points = gl.createVertexArray();
   gl.bindVertexArray(points);
   attribute(0, positions, 3, gl.UNSIGNED_SHORT);
-  attribute(1, colors.length ? colors : new Uint8Array(3 * N).fill(150), 3, gl.UNSIGNED_BYTE);
+  const colorBuffer = attribute(1, colors.length ? colors : new Uint8Array(3 * N).fill(150), 3, gl.UNSIGNED_BYTE);
   const labelBuffer = attribute(2, labels, 1, gl.UNSIGNED_SHORT, true);
   attribute(3, radii, 1, gl.UNSIGNED_BYTE);
   if (normals.length) attribute(4, normals, 3, gl.BYTE);
@@ -171,14 +133,14 @@
     gl.uniformMatrix4fv(at.uMatrix, false, view.matrix);
     gl.uniform1f(at.uDiameter, 2 * scene.radius * pointScale * canvas.height / 2 / Math.tan(FIELD / 2));
     gl.uniform2f(at.uRange, 1.5 * devicePixelRatio, Math.min(64, gl.getParameter(gl.ALIASED_POINT_SIZE_RANGE)[1]));
-    gl.uniform1i(at.uMode, mode === "rgb" ? 0 : 1);
+    gl.uniform1i(at.uMode, mode.name === "rgb" || mode.values ? 0 : 1);
     gl.uniform1i(at.uSelected, selected + 1);
     gl.uniform4fv(at.uHeight, heightRow());
     gl.uniform1f(at.uCut, cut === null ? 1e30 : cut);
     gl.uniform4f(at.uEye, ...eyePosition(), hidesBehind ? 1 : 0);
     gl.uniform3fv(at.uExtent, scene.extent);
     gl.uniform1i(at.uPicking, isPicking ? 1 : 0);
-    texture(0, palettes[mode === "score" ? "score" : "instances"], at.uPalette);
+    texture(0, palettes[mode.name === "score" ? "score" : "instances"], at.uPalette);
     gl.bindVertexArray(points);
     gl.drawArrays(gl.POINTS, 0, N);
     return view;
@@ -266,15 +228,24 @@
     const facts = [];
     if (k >= 0) {
       const one = instances[k];
-      facts.push(["Instance", one.id], ["Label", one.label === null ? "none" : one.label],
-        ["Score", one.score === null ? "none" : one.score.toFixed(3)], ["Points", one.total.toLocaleString("en")]);
-    } else if (point >= 0) facts.push(["Instance", "none"]);
-    if (point >= 0) facts.push(["At", offset(point).map((value, axis) => (value + scene.middle[axis]).toFixed(2)).join(", ") + " m"]);
-    if (!facts.length) return box.append(make("p", "quiet", "Click a point to see its instance."));
+      facts.push([capital(scene.noun), isObject ? nameOf(one) : one.id]);
+      if (!isObject) facts.push(["Label", one.label === null ? "none" : one.label], ["Score", one.score === null ? "none" : one.score.toFixed(3)]);
+      facts.push(["Points", one.total.toLocaleString("en")]);
+    } else if (point >= 0 && instances.length) facts.push([capital(scene.noun), "none"]);
+    if (point >= 0) {
+      facts.push(...numbersAt(point));
+      facts.push(["At", offset(point).map((value, axis) => (value + scene.middle[axis]).toFixed(2)).join(", ") + (isObject ? "" : " m")]);
+    }
+    if (!facts.length) return box.append(make("p", "quiet", hint()));
     const list = make("dl");
     for (const [term, text] of facts) list.append(make("dt", "", term), make("dd", "", String(text)));
     box.append(list);
   }
+  function hint() {
+    const wanted = [instances.length && scene.noun, ...values.map((one) => one.title.toLowerCase()), patches && "patch"].filter(Boolean);
+    return `Click a point to see its ${wanted.join(", ").replace(/, ([^,]*)$/, " and $1") || "place"}.`;
+  }
+  function nameOf(one) { return one.label === null ? `${scene.noun} ${one.id}` : one.label; }
   function show(flags) { // flags: function of the index, -1 for "no instance"
     for (let k = -1; k < instances.length; k++) visible[k + 1] = flags(k) ? 1 : 0;
     for (const row of element("list").children) row.querySelector("input").checked = Boolean(visible[Number(row.dataset.index) + 1]);
@@ -286,10 +257,16 @@
     for (const k of order) element("list").append(buildRow(k, instances[k], instances[k].total));
     if (free) element("list").append(buildRow(-1, { id: "none", label: null, score: null, color: scene.noneColor }, free));
     element("instances").hidden = !instances.length;
+    const by = isObject ? "name" : "id or label";
+    element("list-title").textContent = capital(`${scene.noun}s`);
+    element("name-column").textContent = isObject ? "name" : "id, label";
+    element("score-column").textContent = isObject ? "" : "score";
+    Object.assign(element("filter"), { placeholder: `Filter by ${by}`, ariaLabel: `Filter by ${by}` });
   }
   function buildRow(k, one, count) {
     const row = make("li"), name = make("div", "name"), box = make("input"), swatch = make("span", "swatch");
-    const title = one.label === null ? String(one.id) : `${one.id}  ${one.label}`; // text nodes only: labels are not trusted
+    const title = k < 0 || !isObject && one.label === null ? String(one.id)
+      : isObject ? nameOf(one) : `${one.id}  ${one.label}`; // text nodes only: labels are not trusted
     const button = make("button", "", title);
     row.dataset.index = k;
     Object.assign(box, { type: "checkbox", checked: true });
@@ -302,48 +279,77 @@
     row.append(name, make("span", "", one.score === null ? "" : one.score.toFixed(2)), make("span", "", count.toLocaleString("en")));
     return row;
   }
+
+  // ---- colours ----
+  function buildValues() {
+    const numbers = scene.values.length ? new Float32Array(unpack("values").buffer) : null; // (values, N)
+    return scene.values.map((one, place) => ({ ...one, numbers: numbers.subarray(place * N, (place + 1) * N) }));
+  }
+  function numbersAt(point) { // rows of text about the scores of a point and its patch
+    const patch = patches ? patches[point] : -1;
+    const rows = values.map((one) => {
+      const ofPatch = patch < 0 ? null : one.ofPatch[patch];
+      return [one.title, shortNumber(one.numbers[point]) + (ofPatch === null ? "" : `, of its patch ${shortNumber(ofPatch)}`)];
+    });
+    if (patch >= 0) rows.push(["Patch", `rank ${scene.ranks[patch]} of ${scene.ranks.length}, 1 is the hardest`]);
+    return rows;
+  }
+  function colorsOf({ numbers, low, high }) { // (N, 3), along the ramp
+    const bytes = new Uint8Array(3 * N), ramp = scene.ramp;
+    for (let point = 0; point < N; point++) {
+      const share = high > low ? Math.min(1, Math.max(0, (numbers[point] - low) / (high - low))) : 0.5;
+      bytes.set(ramp[Math.round(share * (ramp.length - 1))], 3 * point);
+    }
+    return bytes;
+  }
   function setMode(next) {
-    const radio = document.querySelector(`input[name="mode"][value="${next}"]`);
-    if (radio.parentElement.hidden) return;
-    radio.checked = true;
+    if (!next) return;
     mode = next;
-    element("legend").hidden = mode !== "score";
-    element("key").hidden = mode === "rgb";
-    element("key-text").textContent = mode === "score" ? "no instance, or no score"
-      : "no instance (unlabelled); pale colours: walls, floor";
+    element(`mode-${next.name}`).checked = true;
+    const numbers = next.values, isScore = next.name === "score";
+    if (numbers || colors.length) {
+      gl.bindBuffer(gl.ARRAY_BUFFER, colorBuffer);
+      gl.bufferSubData(gl.ARRAY_BUFFER, 0, numbers ? numbers.colors ??= colorsOf(numbers) : colors);
+    }
+    element("legend").hidden = !isScore && !numbers;
+    element("low").textContent = numbers ? `${numbers.ends[0]} ${shortNumber(numbers.low)}` : "0";
+    element("high").textContent = numbers ? `${shortNumber(numbers.high)} ${numbers.ends[1]}` : "1";
+    element("note").hidden = !numbers;
+    element("note").textContent = numbers ? capital(numbers.note) : "";
+    showKey();
     draw();
   }
-
-  // ---- frames ----
-  let frame = 0; // the one in the dialog
-  function buildStrip() {
-    const count = scene.frames.length;
-    element("frames").hidden = !count;
-    const which = count === scene.numFrames ? `All ${count} frames` : `${count} of ${scene.numFrames} frames, evenly spaced,`;
-    element("frames-note").textContent = `${which} with their 2D masks; a mask's number and colour are those of its track.`;
-    scene.frames.forEach((one, place) => {
-      const button = make("button"), picture = make("img");
-      Object.assign(picture, { src: frameSource(one), alt: one.caption, loading: "lazy" });
-      Object.assign(button, { type: "button", title: one.caption });
-      button.append(picture);
-      button.addEventListener("click", () => { showFrame(place); element("frame").showModal(); });
-      element("strip").append(button);
-    });
+  function showKey() { // what grey and pale mean, where there is any
+    const hasNone = unassigned.includes(1), isScore = mode.name === "score";
+    const none = isScore ? `no ${scene.noun}, or no score` : hasNone && instances.length ? `no ${scene.noun} (unlabelled)` : "";
+    const pale = scene.hasPale && !isScore ? "pale colours: walls, floor" : "";
+    element("key").hidden = mode.name === "rgb" || Boolean(mode.values) || !(none || pale);
+    element("key-none").hidden = !none;
+    element("key-text").textContent = [none, pale].filter(Boolean).join("; ");
   }
-  function frameSource(one) { return `data:image/jpeg;base64,${one.jpeg}`; }
-  function showFrame(place) {
-    frame = Math.max(0, Math.min(scene.frames.length - 1, place));
-    Object.assign(element("frame-picture"), { src: frameSource(scene.frames[frame]), alt: scene.frames[frame].caption });
-    element("frame-caption").textContent = `${scene.frames[frame].caption} (${frame + 1} of ${scene.frames.length})`;
-    element("frame-back").disabled = frame === 0;
-    element("frame-on").disabled = frame === scene.frames.length - 1;
+  function buildModes() {
+    for (const one of modes) {
+      const label = make("label"), radio = make("input");
+      Object.assign(radio, { type: "radio", name: "mode", value: one.name, id: `mode-${one.name}` });
+      radio.addEventListener("change", () => setMode(one));
+      label.append(radio, make("span", "", one.title));
+      element("modes").append(label);
+    }
+    element("modes").hidden = modes.length < 2;
   }
-  element("frame-back").addEventListener("click", () => showFrame(frame - 1));
-  element("frame-on").addEventListener("click", () => showFrame(frame + 1));
-  element("frame").addEventListener("keydown", (event) => {
-    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (step) { showFrame(frame + step); event.preventDefault(); }
-  });
+  function buildHelp() {
+    const rows = [["Select", `click a point${instances.length ? " or a row" : ""}; Esc clears`]];
+    if (instances.length) rows.push(["Isolate", `o shows the selected ${scene.noun} only, a all, n none`]);
+    if (modes.length > 1) rows.push(["Colour", modes.map((one, place) => `${place + 1} ${one.title}`).join(", ")]);
+    if (scene.frames.length) rows.push(["Frames", "click one to enlarge it; arrow keys then page"]);
+    for (const [term, text] of rows) element("help-list").append(make("dt", "", term), make("dd", "", text));
+    const notes = values.map((one) => `${one.title}: ${one.note}`);
+    if (instances.length && !isObject) notes.push("Where masks overlap, the smallest one that is switched on gives the colour.");
+    if (instances.length && unassigned.includes(1)) notes.push(`Grey points belong to no ${scene.noun}.`);
+    if (scene.hasPale) notes.push("Walls, floors and other large planes have pale colours.");
+    if (isObject) notes.push("Between the points the surface is filled in for looking: each place has the colour of the point nearest to it.");
+    element("help-note").textContent = notes.join(" ");
+  }
 
   // ---- input ----
   const fingers = new Map();
@@ -390,7 +396,7 @@
   }, { passive: false });
 
   const keys = {
-    "1": () => setMode("rgb"), "2": () => setMode("instances"), "3": () => setMode("score"),
+    ...Object.fromEntries(modes.map((one, place) => [String(place + 1), () => setMode(one)])),
     "a": () => show(() => true), "n": () => show(() => false), "o": () => { if (selected >= 0) show((k) => k === selected); },
     "r": () => { camera = home(); draw(); },
     "t": () => { camera = { ...home(), yaw: -Math.PI / 2, pitch: 1.5706 }; draw(); },
@@ -421,7 +427,6 @@
     const wanted = event.target.value.trim().toLowerCase();
     for (const row of element("list").children) row.hidden = !row.querySelector("button").textContent.toLowerCase().includes(wanted);
   });
-  for (const radio of document.querySelectorAll("input[name=mode]")) radio.addEventListener("change", () => setMode(radio.value));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   new ResizeObserver(draw).observe(canvas);
   canvas.addEventListener("webglcontextlost", () => { element("failure").hidden = false; element("failure").textContent = "The graphics driver stopped. Reload the page."; });
@@ -434,28 +439,14 @@
     if (text) node.textContent = text;
     return node;
   }
+  function capital(text) { return text[0].toUpperCase() + text.slice(1); }
+  function shortNumber(value) { return value === 0 ? "0" : value.toPrecision(3); }
   function dot(a, b) { return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]; }
   function unpack(id) {
     const text = atob(element(id).textContent), bytes = new Uint8Array(text.length);
     for (let place = 0; place < text.length; place++) bytes[place] = text.charCodeAt(place);
     element(id).remove();
     return bytes;
-  }
-  function program(vertex, fragment) {
-    const handle = gl.createProgram(), uniforms = {};
-    for (const [kind, text] of [[gl.VERTEX_SHADER, vertex], [gl.FRAGMENT_SHADER, fragment]]) {
-      const shader = gl.createShader(kind);
-      gl.shaderSource(shader, text);
-      gl.compileShader(shader);
-      if (!gl.getShaderParameter(shader, gl.COMPILE_STATUS)) throw new Error(gl.getShaderInfoLog(shader));
-      gl.attachShader(handle, shader);
-    }
-    gl.linkProgram(handle);
-    for (let place = 0; place < gl.getProgramParameter(handle, gl.ACTIVE_UNIFORMS); place++) {
-      const { name } = gl.getActiveUniform(handle, place);
-      uniforms[name] = gl.getUniformLocation(handle, name);
-    }
-    return { handle, ...uniforms };
   }
   function attribute(place, data, width, type, isInteger = false) {
     const buffer = gl.createBuffer();
@@ -490,22 +481,19 @@
     ramp.forEach((color, place) => { context.fillStyle = `rgb(${color.join(",")})`; context.fillRect(place * 128 / ramp.length, 0, 128 / ramp.length + 1, 1); });
   }
 
-  const shown = N === scene.total ? "" : ` of ${scene.total.toLocaleString("en")}`;
-  element("summary").textContent = `${N.toLocaleString("en")}${shown} points, ${instances.length.toLocaleString("en")} instances`;
-  document.querySelector("input[value=rgb]").parentElement.hidden = !colors.length;
-  document.querySelector("input[value=instances]").parentElement.hidden = !instances.length;
-  document.querySelector("input[value=score]").parentElement.hidden = !instances.some((one) => one.score !== null);
-  element("modes").hidden = document.querySelectorAll("#modes label:not([hidden])").length < 2;
+  element("summary").textContent = scene.summary.join("\n");
   if (cut !== null) element("cut").value = (cut - heights[0]) / (heights[1] - heights[0]);
   element("inside").hidden = !normals.length;
   paintRamp();
   buildList();
-  buildStrip();
-  element("key").hidden = mode === "rgb";
+  buildStrip(scene, element, make);
   element("key-none").style.background = `rgb(${scene.noneColor.join(",")})`;
   element("origin").hidden = !scene.origin.length;
   for (const line of scene.origin) element("origin").querySelector("ul").append(make("li", "", line));
-  if (!colors.length && !instances.length) mode = "instances"; // all grey
-  else setMode(mode);
+  buildModes();
+  buildHelp();
+  describe(-1, -1);
+  if (modes.length) setMode(mode);
+  else element("key").hidden = true;
   relabel();
 })();

@@ -9,7 +9,15 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from pc3dcli.formats.web_page import PageCloud, PageFrames, PageInstance, build_page
+from pc3dcli.formats.web_page import (
+    MAX_PATCHES,
+    PageCloud,
+    PageFrames,
+    PageInstance,
+    PagePatches,
+    PageValues,
+    build_page,
+)
 
 RAMP = np.array([[0, 0, 0], [255, 255, 255]], np.uint8)
 GREY = (150, 150, 150)
@@ -22,6 +30,7 @@ class Parts(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
         self.tags, self.scripts, self.styles, self.titles = [], {}, [], []
+        self.text = ""  # that a reader may see
         self._open = None
         self.feed(text)
 
@@ -33,6 +42,8 @@ class Parts(HTMLParser):
         self._open = None
 
     def handle_data(self, data):
+        if self._open is None or self._open[0] not in ("script", "style"):
+            self.text += data
         if self._open is None:
             return
         tag, attributes = self._open
@@ -131,6 +142,54 @@ def test_normals_travel_as_bytes():
 def test_totals_say_what_was_left_out():
     scene = page(cloud(num_points=5000), [instance(3, [1, 2], num_points=77)]).scene
     assert scene["count"] == 200 and scene["total"] == 5000 and scene["instances"][0]["total"] == 77
+
+
+def values(count: int, name: str = "heat", **changes) -> PageValues:
+    number = np.arange(count) / 8
+    base = PageValues(
+        name, "Score", "how hard it is.", number, (0.5, 2.0), ("easy", "hard"), np.array([1.0, np.nan, 3])
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def test_numbers_and_patches_follow_their_points():
+    one = cloud(rgb=None, is_object=True, facts=("chair",), num_points=40)
+    patches = PagePatches(np.arange(200) % 3, np.array([2, 3, 1]))
+    found = [values(200), values(200, "difficulty", values=np.arange(200) * -2.0)]
+    parts = [instance(0, np.arange(0, 200, 3), label="seat")]
+    text = build_page(one, parts, none_color=GREY, ramp=RAMP, values=found, patches=patches)
+    page_parts = Parts(text)
+    nearest = np.linalg.norm(world(page_parts)[:, None] - one.xyz[None], axis=2).argmin(1)
+    assert (nearest != np.arange(200)).any()  # they have another order there
+    numbers = packed(page_parts, "values", "<f4", 200)
+    np.testing.assert_allclose(numbers, [nearest / 8, nearest * -2.0])
+    assert np.array_equal(packed(page_parts, "patches", "<u2", 1)[:, 0], nearest % 3)
+    scene = page_parts.scene
+    assert scene["ranks"] == [2, 3, 1] and scene["noun"] == "part"
+    assert scene["summary"] == ["chair", "40 points, 1 part, 3 patches"]
+    assert scene["values"][0] == {
+        "name": "heat", "title": "Score", "note": "how hard it is.", "ends": ["easy", "hard"], "low": 0.5, "high": 2.0,
+        "ofPatch": [1.0, None, 3.0],
+    }  # fmt: skip
+
+
+def test_the_summary_counts_what_there_is():
+    assert page(cloud()).scene["summary"] == ["200 points"]
+    found = page(cloud(num_points=5000), [instance(3, [1, 2])]).scene["summary"]
+    assert found == ["200 of 5,000 points, 1 instance"]
+
+
+def test_the_markup_itself_speaks_of_no_instances_walls_or_floors():
+    """The program adds such text where the page has them."""
+    assert not re.search("instance|wall|floor|mask", page(cloud()).text, re.IGNORECASE)
+    assert not page(cloud(), [instance(3, [1])]).scene["hasPale"]
+    assert page(cloud(), [instance(3, [1]), instance(4, [2], is_pale=True)]).scene["hasPale"]
+
+
+def test_too_many_patches_are_refused():
+    patches = PagePatches(np.zeros(200, int), np.arange(MAX_PATCHES + 1))
+    with pytest.raises(ValueError, match="65001 patches"):
+        build_page(cloud(), [], none_color=GREY, ramp=RAMP, patches=patches)
 
 
 def test_cut_height_is_relative_to_the_middle():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pc3dcli.formats.overlay import jpeg_bytes
-from pc3dcli.formats.web_page import PageCloud, PageFrames, PageInstance, build_page
+from pc3dcli.formats.web_page import PageCloud, PageFrames, PageInstance, PagePatches, PageValues, build_page
 
 LABEL = "<img src=x onerror=document.title='owned'>chair"
 LEFT, RIGHT, GREY = (200, 30, 30), (30, 60, 200), (150, 150, 150)
@@ -286,6 +286,97 @@ def test_key_says_what_grey_means(page):
     assert not page.session.find_element("id", "key").is_displayed()
     page.key("3")
     assert "no score" in page.text("key")
+
+
+EASY, HARD = (20, 40, 90), (250, 220, 80)
+
+
+@pytest.fixture(scope="module")
+def scored_file(tmp_path_factory):
+    """An object: a square, hard at the left by score and at the right by difficulty, two patches, one at each side."""
+    x, y = np.meshgrid(np.arange(-2, 2, 0.03), np.arange(-1, 1, 0.03))
+    xyz = np.stack((x, y, 0 * x), -1).reshape(-1, 3)
+    is_right = (xyz[:, 0] > 0).astype(int)
+    cloud = PageCloud("cup_0", xyz, None, np.eye(3), np.full(len(xyz), 0.03), is_object=True, facts=("cup",))
+    score = PageValues(
+        "heat", "Score", "how hard.", -1.0 * is_right, (-1, 0), ("easy", "hard"), np.array((0.25, -1.25))
+    )
+    found = np.array((np.nan, 0.5))
+    difficulty = PageValues(
+        "difficulty", "Measured difficulty", "the error.", is_right / 2, (0, 0.5), ("easy", "hard"), found
+    )
+    path = tmp_path_factory.mktemp("scored") / "page.html"
+    look = {"none_color": GREY, "ramp": np.array([EASY, HARD], np.uint8)}
+    patches = PagePatches(is_right, np.array([1, 2]))
+    path.write_text(build_page(cloud, [], **look, values=[score, difficulty], patches=patches), encoding="utf-8")
+    return path
+
+
+def test_a_scored_page_speaks_of_scores_alone(browser, scored_file):
+    page = Page(browser, scored_file)
+    assert page.text("summary") == "cup\n8,978 points, 2 patches"
+    assert (page.text("low"), page.text("high")) == ("easy -1.00", "0 hard")
+    assert page.text("note") == "How hard."
+    assert "its score, measured difficulty and patch" in page.text("picked")
+    page.key("?")
+    text = browser.find_element("tag name", "body").text.lower()
+    assert "measured difficulty: the error." in text and "1 score, 2 measured difficulty" in text
+    for word in ("instance", "wall", "floor", "mask", "isolate", "part", "rgb", "frames"):
+        assert word not in text
+
+
+def test_a_click_tells_score_and_rank(browser, scored_file):
+    page = Page(browser, scored_file)
+    page.click(-0.15, 0)
+    shown = page.text("picked").split("\n")
+    assert shown[shown.index("Score") + 1] == "0, of its patch 0.250"
+    assert shown[shown.index("Measured difficulty") + 1] == "0"  # of a patch that was never decoded
+    assert shown[shown.index("Patch") + 1] == "rank 1 of 2, 1 is the hardest"
+    assert not shown[-1].endswith("m")
+    page.click(0.15, 0)
+    shown = page.text("picked").split("\n")
+    assert shown[shown.index("Score") + 1] == "-1.00, of its patch -1.25"
+    assert shown[shown.index("Measured difficulty") + 1] == "0.500, of its patch 0.500"
+    assert shown[shown.index("Patch") + 1].startswith("rank 2 of 2")
+
+
+def test_difficulty_is_a_second_colouring(browser, scored_file):
+    page = Page(browser, scored_file)
+
+    def sides() -> list[bool]:
+        halves = np.array_split(page.picture(), 2, axis=1)
+        return [bool((np.abs(half.astype(int) - HARD).sum(-1) < 20).mean() > 0.1) for half in halves]
+
+    assert sides() == [True, False]
+    browser.find_element("css selector", "input[value=difficulty]").find_element("xpath", "..").click()
+    page.settle()
+    assert sides() == [False, True]
+    assert (page.text("low"), page.text("high")) == ("easy 0", "0.500 hard")
+    page.key("1")
+    assert sides() == [True, False]
+
+
+def test_parts_have_names_and_no_ids(browser, tmp_path):
+    xyz = np.random.default_rng(0).uniform(-1, 1, (3000, 3)) * (1, 1, 0)
+    cloud = PageCloud("cup_0", xyz, None, np.eye(3), np.full(3000, 0.05), is_object=True)
+    left = np.flatnonzero(xyz[:, 0] < 0)
+    parts = [PageInstance(12, left, np.array(LEFT), np.array(GREY), label="handle", num_points=7)]
+    path = tmp_path / "page.html"
+    path.write_text(build_page(cloud, parts, none_color=GREY, ramp=np.array([EASY, HARD], np.uint8)), encoding="utf-8")
+    page = Page(browser, path)
+    assert page.text("list-title") == "Parts" and page.row(0).text.split("\n") == ["handle", "7"]
+    assert "no part (unlabelled)" in page.text("key") and "wall" not in page.text("key")
+    page.click(-0.1, 0)
+    assert page.text("picked").split("\n")[:4] == ["Part", "handle", "Points", "7"]
+    page.key("?")
+    assert "instance" not in browser.find_element("tag name", "body").text.lower()
+
+
+def test_key_names_walls_where_there_are_any(browser, page_file, tmp_path):
+    assert "walls" not in Page(browser, page_file).text("key")
+    text = page_file.read_text(encoding="utf-8").replace('"hasPale":false', '"hasPale":true')
+    (tmp_path / "pale.html").write_text(text, encoding="utf-8")
+    assert "pale colours: walls, floor" in Page(browser, tmp_path / "pale.html").text("key")
 
 
 def test_dark_scheme_changes_the_paper(page):

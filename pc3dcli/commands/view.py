@@ -169,7 +169,7 @@ def _jobs(ctx: typer.Context, settings: Settings, summary: Summary) -> Iterator[
 
 def _stream_jobs(names: list[str], params: dict, settings: Settings, summary: Summary) -> Iterator[_Job]:
     """Yield the scenes of streams; those of several inputs, as tracks and the labels made from them, are merged."""
-    from pc3dcli.commands.inputs import stream_scenes
+    from pc3dcli.commands.inputs import STDIN, stream_scenes
     from pc3dcli.commands.view_scene import Collector
 
     collector = Collector(settings.frames)
@@ -179,7 +179,8 @@ def _stream_jobs(names: list[str], params: dict, settings: Settings, summary: Su
         if scene.scene is None:
             summary.has_loose_errors |= not scene.ok
             continue
-        taken = collector.take(scene.scene)
+        folder = Path.cwd() if scene.source == STDIN else Path(scene.source).parent.resolve()
+        taken = collector.take(scene.scene, folder)
         content = taken if scene.ok else None
         if len(names) == 1:
             yield _Job(scene.id, _opener(scene.id, content), tuple(scene.programs))
@@ -272,7 +273,6 @@ def _write_files(content: SceneContent, settings: Settings, origin: list[str]) -
     from pc3dcli.commands.view_scene import shown_cloud
     from pc3dcli.errors import InputError
     from pc3dcli.formats.overlay import contact_sheet, png_bytes
-    from pc3dcli.geometry.render import splat_radii
 
     scene = content.record["scene"]
     folder = settings.out / scene
@@ -285,14 +285,15 @@ def _write_files(content: SceneContent, settings: Settings, origin: list[str]) -
         _write(folder / "frames.png", png_bytes(contact_sheet(pictures, captions)))
     if cloud is None:
         return
-    radius = splat_radii(cloud.xyz)
-    views, palette = drawn.scene_views(cloud, content, settings.size), drawn.instance_palette(cloud, content)
+    surface = drawn.picture_surface(cloud)
+    views = drawn.scene_views(cloud, content, surface, settings.size)
+    palette = drawn.instance_palette(cloud, content)
     if "png" in settings.formats:
-        for name, picture in drawn.cloud_pictures(cloud, views, radius, palette):
+        for name, picture in drawn.cloud_pictures(cloud, scene, views, surface, palette):
             _write(folder / f"{name}.png", png_bytes(picture))
     if "html" in settings.formats:
         strip = drawn.page_frames(content, frames)
-        page = drawn.scene_page(cloud, content, views, radius, palette, frames=strip, origin=origin)
+        page = drawn.scene_page(cloud, content, views, surface, palette, frames=strip, origin=origin)
         _write(settings.out / f"{scene}.html", page.encode())
 
 

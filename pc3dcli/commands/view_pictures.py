@@ -8,25 +8,32 @@ from collections.abc import Iterator
 import numpy as np
 
 from pc3dcli.commands.view_scene import SceneContent, ShownCloud, spread, usable_frames
-from pc3dcli.commands.view_shapes import heat_colors, heat_picture
+from pc3dcli.commands.view_shape_pictures import PAGE_DOTS, PICTURE_DOTS, page_cloud, page_scores, shape_pictures
+from pc3dcli.commands.view_shapes import up_axis
 from pc3dcli.datasets.scene import RgbdFrame
 from pc3dcli.errors import FormatError
 from pc3dcli.formats import overlay, web_page
 from pc3dcli.formats.coco_rle import decode_mask
-from pc3dcli.geometry import colors, render, viewpoints
+from pc3dcli.geometry import colors, render, surfels, viewpoints
 from pc3dcli.stream.records import TRACK_LIMIT, is_track_id
 
-RAMP_STEPS = 32
+RAMP_STEPS = 64
 NONE_TEXT, PALE_TEXT = "grey: no instance (unlabelled)", "pale: wall, floor or other large plane"
 PAGE_FRAMES = 48  # at most, in a page; ours
 PAGE_FRAME_SIDE = 640  # pixels; 48 pictures are some 4 MB.  Ours
 
 
-def scene_views(cloud: ShownCloud, content: SceneContent, size: tuple[int, int]) -> list[render.Viewpoint]:
-    """Return the standard views and that of the camera in the middle of the video, size (H, W)."""
-    views = viewpoints.choose_viewpoints(cloud.xyz, size, _level_from_world(cloud, content), cloud.normal)
-    if cloud.heat is not None:  # an object, which nobody stands in
-        views = [view for view in views if view.name != "inside"]
+def scene_views(
+    cloud: ShownCloud, content: SceneContent, surface: surfels.Surface, size: tuple[int, int]
+) -> list[render.Viewpoint]:
+    """Return the standard views and that of the camera in the middle of the video, size (H, W).
+
+    surface  from `picture_surface`; of an object all of it is in the picture
+    """
+    level_from_world = _level_from_world(cloud, content)
+    if cloud.is_object:
+        return viewpoints.choose_viewpoints(surface.xyz, size, level_from_world, is_object=True)
+    views = viewpoints.choose_viewpoints(cloud.xyz, size, level_from_world, cloud.normal)
     frames = usable_frames(content)
     if frames:
         frame = frames[len(frames) // 2]
@@ -34,23 +41,32 @@ def scene_views(cloud: ShownCloud, content: SceneContent, size: tuple[int, int])
     return views
 
 
+def picture_surface(cloud: ShownCloud) -> surfels.Surface:
+    """Return the discs that are drawn: those of an object close its surface, as its points are few."""
+    if cloud.is_object:
+        return surfels.close_surface(cloud.xyz, PICTURE_DOTS)
+    return surfels.Surface(cloud.xyz, render.splat_radii(cloud.xyz), np.arange(len(cloud.xyz)))
+
+
 def cloud_pictures(
-    cloud: ShownCloud, views: list[render.Viewpoint], radius: np.ndarray, palette: np.ndarray
+    cloud: ShownCloud, title: str, views: list[render.Viewpoint], surface: surfels.Surface, palette: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (name, (H, W, 3) uint8 RGB) of every view in recorded and in instance colours, and an overview.
 
-    radius   (N,) float, metres, of the points' discs
+    surface  from `picture_surface`
     palette  (M, 3) uint8, from `instance_palette`
     """
     top = _top_instance(cloud)
     overviews = {}
     for view in views:
-        visible = render.visible_points(cloud.xyz, radius, view)
-        shade = render.edge_shading(visible.depth)
-        if cloud.heat is not None:
-            overviews[view.name] = heat_picture(cloud.heat, cloud.xyz, view, visible, shade)
-            yield f"{view.name}_heat", overviews[view.name]
+        if cloud.is_object:
+            visible, shade = surfels.see_surface(surface, cloud.xyz, view)
+            for name, picture in shape_pictures(cloud, title, view, visible, shade):
+                overviews.setdefault(view.name, picture)
+                yield f"{view.name}_{name}", picture
             continue
+        visible = render.visible_points(cloud.xyz, surface.radius, view)
+        shade = render.edge_shading(visible.depth)
         if cloud.rgb is not None:
             overviews[view.name] = render.paint(visible, shade, cloud.rgb)
             yield f"{view.name}_rgb", overviews[view.name]
@@ -94,7 +110,7 @@ def scene_page(
     cloud: ShownCloud,
     content: SceneContent,
     views: list[render.Viewpoint],
-    radius: np.ndarray,
+    surface: surfels.Surface,
     palette: np.ndarray,
     *,
     frames: web_page.PageFrames,
@@ -102,11 +118,39 @@ def scene_page(
 ) -> str:
     """Return the text of the scene's HTML page; it starts at the best of the views.
 
+    surface  from `picture_surface`
     palette  (M, 3) uint8, from `instance_palette`
     origin   lines that say how the data were made
     """
     level_from_world = _level_from_world(cloud, content)
-    instances = [
+    heading, title = viewpoints.best_heading(views, level_from_world), content.record["scene"]
+    values, patches = [], None
+    if cloud.is_object:
+        dots = surfels.close_surface(cloud.xyz, PAGE_DOTS)
+        page, instances = page_cloud(cloud, dots, title, level_from_world, heading)
+        if cloud.heat is not None:
+            values, patches = page_scores(cloud.heat, dots)
+    else:
+        instances = _page_instances(cloud, palette)
+        page = web_page.PageCloud(
+            title=title,
+            xyz=cloud.xyz,
+            rgb=cloud.rgb,
+            level_from_world=level_from_world,
+            radius=surface.radius,
+            normal=cloud.normal,
+            heading=heading,
+            num_points=cloud.num_points,
+            cut_height=viewpoints.open_height(cloud.xyz, level_from_world),
+        )
+    ramp = colors.score_colors(np.linspace(0, 1, RAMP_STEPS))
+    look = {"none_color": colors.NONE_COLOR, "ramp": ramp, "frames": frames, "origin": origin}
+    return web_page.build_page(page, instances, **look, values=values, patches=patches)
+
+
+def _page_instances(cloud: ShownCloud, palette: np.ndarray) -> list[web_page.PageInstance]:
+    is_pale = (palette != _strong_colors(cloud)).any(axis=1)
+    return [
         web_page.PageInstance(
             instance=one.instance,
             points=one.points,
@@ -115,28 +159,22 @@ def scene_page(
             label=one.label,
             score=one.score,
             num_points=one.num_points,
+            is_pale=bool(pale),
         )
-        for one, color in zip(cloud.instances, palette, strict=True)
+        for one, color, pale in zip(cloud.instances, palette, is_pale, strict=True)
     ]
-    title, is_heat = content.record["scene"], cloud.heat is not None
-    page = web_page.PageCloud(
-        title=f"{title}: yellow is hard to fill in, blue easy" if is_heat else title,
-        xyz=cloud.xyz,
-        rgb=heat_colors(cloud.heat) if is_heat else cloud.rgb,
-        level_from_world=level_from_world,
-        radius=radius,
-        normal=cloud.normal,
-        heading=viewpoints.best_heading(views, level_from_world),
-        num_points=cloud.num_points,
-        cut_height=None if is_heat else viewpoints.open_height(cloud.xyz, level_from_world),
-    )
-    ramp = colors.score_colors(np.linspace(0, 1, RAMP_STEPS))
-    return web_page.build_page(page, instances, none_color=colors.NONE_COLOR, ramp=ramp, frames=frames, origin=origin)
+
+
+def _strong_colors(cloud: ShownCloud) -> np.ndarray:
+    """Return the (M, 3) uint8 colours that the instances have if none is pale."""
+    return colors.instance_colors(np.array([one.instance for one in cloud.instances], np.int64))
 
 
 def instance_palette(cloud: ShownCloud, content: SceneContent) -> np.ndarray:
     """Return the (M, 3) uint8 colours of the instances; strong ones are left for things, walls and floors get pale."""
-    palette = colors.instance_colors(np.array([one.instance for one in cloud.instances], np.int64))
+    palette = _strong_colors(cloud)
+    if cloud.is_object:
+        return palette
     level = cloud.xyz @ _level_from_world(cloud, content).T
     for index, one in enumerate(cloud.instances):
         if colors.is_large_plane(level[one.points], level):
@@ -146,7 +184,7 @@ def instance_palette(cloud: ShownCloud, content: SceneContent) -> np.ndarray:
 
 def _level_from_world(cloud: ShownCloud, content: SceneContent) -> np.ndarray:
     try:
-        return viewpoints.level_rotation(str(content.record.get("up", "z")), cloud.normal)
+        return viewpoints.level_rotation(up_axis(content), cloud.normal)
     except ValueError as error:
         raise FormatError(f"in the scene record: {error}") from None
 
@@ -170,8 +208,7 @@ def _instance_picture(
     names = {index: str(cloud.instances[index].instance) for index in present}
     picture = overlay.label_regions(picture, shown, names, {index: palette[index] for index in present})
     legend = [(NONE_TEXT, colors.NONE_COLOR)] if ((shown < 0) & (visible.index >= 0)).any() else []
-    strong = colors.instance_colors(np.array([one.instance for one in cloud.instances], np.int64))
-    legend += [(PALE_TEXT, colors.PALE)] if (palette != strong)[present].any() else []
+    legend += [(PALE_TEXT, colors.PALE)] if (palette != _strong_colors(cloud))[present].any() else []
     return overlay.draw_legend(picture, legend)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What there is to see of a scene: its points, its instances, and some of its frames with their masks.
 
-Sources are a stream (`frame`, `mask2d`, `instance3d` and `patch_score` records), a scan on disk, or a cloud file, whose
-property `instance_id` (as `lift3d --write ply` gives it) counts as instances.  A scene without a cloud is fused from
-depth.
+Sources are a stream (`frame`, `mask2d`, `instance3d`, `patch_score` and `labels3d` records), a scan on disk, or a cloud
+file, whose property `instance_id` (as `lift3d --write ply` gives it) counts as instances.  A scene without a cloud is
+fused from depth.  Objects, with scores or parts, are `view_shapes`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ MAX_DISTANCE = 1e4  # metres from the middle of the scene; what strays further i
 MAX_INSTANCES = 65_000  # labels are 16 bits in the page
 FUSED_FRAMES = 80  # at most, evenly spaced; ours
 FUSED_VOXEL = (0.004, 0.02)  # metres, least and greatest edge; ours
+SHAPE_COMMANDS = ("pc3d mask-score", "pc3d segment")  # whose clouds are objects
 VOXEL_PIXELS = 4  # width of a voxel in pixels at the typical depth; ours
 
 
@@ -51,6 +52,7 @@ class ShownCloud:
     normal      (N, 3) float32 towards the scanner, None where that is not known
     num_points  points of the whole cloud
     heat        scores of the points, None where nothing scored them
+    is_object   a single thing, whose instances are its parts; category  what it is, None where that is not known
     """
 
     xyz: np.ndarray
@@ -59,6 +61,8 @@ class ShownCloud:
     num_points: int
     instances: tuple[ShownInstance, ...] = ()
     heat: PointHeat | None = None
+    is_object: bool = False
+    category: str | None = None
 
 
 @dataclass
@@ -69,7 +73,9 @@ class SceneContent:
     frames     `frame` records, in order
     masks      frame id -> its `mask2d` records, for a bounded number of frames
     instances  `instance3d` records
-    patches    its `patch_score` record
+    patches    its `patch_score` record; parts  its `labels3d` record of kind "parts"
+    maker      the command that wrote its cloud, None where that is not known
+    folder     where files beside the stream lie
     digest     SHA-256 over the records above
     root       folder of the frames' pictures, that of the record where it is None
     """
@@ -79,12 +85,23 @@ class SceneContent:
     masks: dict[str, list[dict]] = field(default_factory=dict)
     instances: list[dict] = field(default_factory=list)
     patches: dict | None = None
+    parts: dict | None = None
+    maker: str | None = None
+    folder: Path | None = None
     digest: str = ""
     root: str | None = None
 
     @property
     def image_root(self) -> Path:
         return Path(self.record["root"] if self.root is None else self.root)
+
+    @property
+    def side_folders(self) -> tuple[Path, ...]:
+        return (*([] if self.folder is None else [self.folder]), Path(self.record["root"]))
+
+    @property
+    def is_object(self) -> bool:
+        return self.patches is not None or self.parts is not None or self.maker in SHAPE_COMMANDS
 
     def merged(self, other: SceneContent) -> SceneContent:
         """Return what two streams say of one scene, as tracks and the labels made from them: one of them has each."""
@@ -95,6 +112,8 @@ class SceneContent:
             record=labels.record,
             instances=labels.instances,
             patches=labels.patches or images.patches,
+            parts=labels.parts or images.parts,
+            folder=labels.folder if labels.parts else images.folder,
             digest=hashlib.sha256("".join(sorted((self.digest, other.digest))).encode()).hexdigest(),
             root=str(images.image_root),
         )
@@ -112,7 +131,8 @@ class Collector:
 
     def __call__(self, line: Line) -> bool:
         kind, record = line.type, line.record
-        if kind in ("frame", "mask2d", "instance3d", "patch_score"):
+        is_parts = kind == "labels3d" and record.get("kind") == "parts"
+        if is_parts or kind in ("frame", "mask2d", "instance3d", "patch_score"):
             self._hash.update(line.text.encode() + b"\n")
         if kind == "frame":
             self._add_frame(record)
@@ -123,12 +143,14 @@ class Collector:
             self._content.instances.append(record)
         elif kind == "patch_score":
             self._content.patches = record
+        elif is_parts:
+            self._content.parts = record
         return False  # nothing is passed on
 
-    def take(self, record: dict) -> SceneContent:
-        """Return what was collected since the last call."""
+    def take(self, record: dict, folder: Path | None = None) -> SceneContent:
+        """Return what was collected since the last call, from a stream in `folder`."""
         content = self._content
-        content.record, content.digest = record, self._hash.hexdigest()
+        content.record, content.digest, content.folder = record, self._hash.hexdigest(), folder
         self._start()
         return content
 
@@ -147,16 +169,26 @@ class Collector:
 
 
 def content_of_scan(scene: Scene) -> SceneContent:
-    """Return the content of a scan on disk; no picture and no point is read."""
+    """Return the content of a scan on disk; no picture and no point is read, of a PLY its comments."""
     from pc3dcli.datasets.scene import frame_to_record
     from pc3dcli.stream.records import dump_record
 
     record = {"scene": scene.scene, "root": str(scene.root), "up": scene.up}
+    maker = None
     if scene.points is not None:
         record["points"] = scene.points
+        maker = _maker(scene.root / scene.points)
     frames = [frame_to_record(scene.scene, frame) for frame in scene.frames]
     digest = hashlib.sha256("\n".join(dump_record(one) for one in (record, *frames)).encode()).hexdigest()
-    return SceneContent(record, frames=frames, digest=digest)
+    return SceneContent(record, frames=frames, digest=digest, maker=maker)
+
+
+def _maker(path: Path) -> str | None:
+    if path.suffix.lower() != ".ply":
+        return None
+    from pc3dcli.commands.view_shapes import ply_maker
+
+    return ply_maker(path)
 
 
 def spread(count: int, wanted: int) -> list[int]:
@@ -181,8 +213,6 @@ def shown_cloud(content: SceneContent, max_points: int) -> ShownCloud | None:
     returns     None for a scene with neither a cloud nor depth
     raises      FormatError, InputError; also where the cloud is not the one the instances were made for
     """
-    import numpy as np
-
     cloud = _read_points(content)
     if cloud is None and content.instances:
         raise InputError(f"scene {content.record['scene']} has instances, but its points were not found")
@@ -190,28 +220,31 @@ def shown_cloud(content: SceneContent, max_points: int) -> ShownCloud | None:
     if cloud is None:
         return None
     xyz = cloud.xyz
-    chosen = _drawable(xyz)
-    if len(chosen) == 0:
-        raise FormatError(f"scene {content.record['scene']} has no points with finite coordinates near each other")
+    chosen = _chosen(xyz, max_points, content.record["scene"])
+    if content.is_object:
+        from pc3dcli.commands.view_shapes import shown_shape
+
+        return shown_shape(content, cloud, chosen)
     if len(content.instances) > MAX_INSTANCES:
         raise FormatError(f"{len(content.instances)} instances, at most {MAX_INSTANCES} can be shown")
-    if len(chosen) > max_points:
-        rng = np.random.default_rng(0)
-        chosen = np.sort(rng.choice(chosen, max_points, replace=False))
     instances = _decoded(content.instances, len(xyz), chosen)
     if "instance_id" in cloud.extra and not content.instances:
         instances = _numbered(cloud.extra["instance_id"], chosen)
     rgb = None if cloud.rgb is None else cloud.rgb[chosen]
-    heat = _heat(content, xyz[chosen])
-    return ShownCloud(xyz[chosen], rgb, _scanner_normals(cloud, chosen), len(xyz), tuple(instances), heat)
+    return ShownCloud(xyz[chosen], rgb, _scanner_normals(cloud, chosen), len(xyz), tuple(instances))
 
 
-def _heat(content: SceneContent, xyz: np.ndarray) -> PointHeat | None:
-    if content.patches is None:
-        return None
-    from pc3dcli.commands.view_shapes import point_heat
+def _chosen(xyz: np.ndarray, max_points: int, scene: str) -> np.ndarray:
+    """Return the indices of the points to be drawn, at most `max_points`; raises FormatError when there are none."""
+    import numpy as np
 
-    return point_heat(content.patches, xyz)
+    chosen = _drawable(xyz)
+    if len(chosen) == 0:
+        raise FormatError(f"scene {scene} has no points with finite coordinates near each other")
+    if len(chosen) > max_points:
+        rng = np.random.default_rng(0)
+        chosen = np.sort(rng.choice(chosen, max_points, replace=False))
+    return chosen
 
 
 def _drawable(xyz: np.ndarray) -> np.ndarray:
@@ -247,7 +280,7 @@ def _read_points(content: SceneContent) -> Cloud | None:
 
     record = content.record
     name = record.get("points")
-    if name is None and content.patches is not None:
+    if name is None and content.is_object:
         from pc3dcli.commands.view_shapes import read_shape_points
 
         return read_shape_points(record)

@@ -24,9 +24,15 @@ def interpolate_heat(xyz: np.ndarray, centers: np.ndarray, scores: np.ndarray) -
     return ((weight * values).sum(axis=1) / weight.sum(axis=1)).astype(np.float32)
 
 
+def heat_bounds(heat: np.ndarray) -> tuple[float, float]:
+    """Return the heat at which colours begin and end: outliers of (N,) are left out."""
+    low, high = np.percentile(heat, SHOWN_RANGE).tolist()
+    return low, high
+
+
 def shown_heat(heat: np.ndarray) -> np.ndarray:
     """Scale heat (N,) to [0, 1] for colours, outliers clipped; 0.5 where all of it is equal."""
-    low, high = np.percentile(heat, SHOWN_RANGE)
+    low, high = heat_bounds(heat)
     if high <= low:
         return np.full(len(heat), 0.5, np.float32)
     return np.clip((heat - low) / (high - low), 0, 1).astype(np.float32)

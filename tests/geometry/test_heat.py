@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from pc3dcli.geometry.heat import interpolate_heat, shown_heat
+from pc3dcli.geometry.heat import heat_bounds, interpolate_heat, shown_heat
 
 
 def test_weights_by_hand():
@@ -41,3 +41,4 @@ def test_shown_range():
     assert shown[-1] == 1
     assert shown[50] == pytest.approx(0.5)
     assert shown_heat(np.ones(3)).tolist() == [0.5] * 3
+    assert heat_bounds(np.linspace(-5, 5, 101)) == pytest.approx((-4.8, 4.8))

@@ -164,8 +164,10 @@ class Runner:
         (summary.done if report.is_ok else summary.failed).append(task.id)
         for is_warning, message in report.said:
             (self._warn if is_warning else self._note)(task.id, message)
-        self.reporter.scene_finished(task.id, "done" if report.is_ok else "failed", report.message)
-        if self.is_fail_fast and report.error is not None:
+        is_last = self.is_fail_fast and report.error is not None
+        message = None if is_last else report.message  # who catches the error says it
+        self.reporter.scene_finished(task.id, "done" if report.is_ok else "failed", message)
+        if is_last:
             raise report.error
 
     def _warn(self, scene: str, message: str) -> None:

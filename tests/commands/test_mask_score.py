@@ -223,6 +223,13 @@ def test_what_cannot_be_is_refused(run, weights, shapes, arguments, code, words)
     assert words in result.err
 
 
+def test_fail_fast_says_it_once(score, clouds):
+    result = score(clouds, "--fail-fast", "--split", "all")
+    assert result.code == 4
+    assert result.err.splitlines() == ["pc3d mask-score: c_nan: failed", *result.err.splitlines()[-1:]]
+    assert "point 50 is not finite" in result.err.splitlines()[-1]
+
+
 def test_weights_without_a_head_are_refused(run, shapes, tmp_path):
     weights = write_weights(tmp_path / "plain", PointMae(MAE), "point-mae", gc_depth=0)
     result = run("mask-score", shapes, "--weights", weights)

@@ -40,11 +40,12 @@ def kitti(result: str = LABEL + " 0.9\n", truth: str = LABEL + "\n") -> tuple[st
     [
         ("classify", SAMPLES, ()),
         ("parts", {"label": PARTS, "pred": PARTS}, ()),
-        ("svm", {"features": np.eye(4), "label": np.arange(4)}, ("--train", "x.npz")),
+        ("svm", {"features": np.eye(4), "label": np.arange(4)}, ("--train", "train.npz")),
     ],
 )
 def test_labels_beside_predictions_need_no_gt(run, task, arrays, more):
     np.savez("x.npz", **arrays)
+    np.savez("train.npz", **{name: values * 2 if name == "features" else values for name, values in arrays.items()})
     result = run("eval", "x.npz", "--task", task, *more)
     assert result.code == 0 and "1.0000" in result.out, result.err
     assert run("eval", "x.npz", "--task", "semantic").code == 2  # which cannot do without

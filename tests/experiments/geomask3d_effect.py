@@ -44,6 +44,8 @@ ARMS = {
     "kfold-strong": ("--mask", "geometric", *STRONG, "--teacher"),
     "kfold-strong-norm": ("--mask", "geometric", *STRONG, "-D", "gc_norm=patch_radius", "--teacher"),
     "kfold-strong-feature": ("--mask", "geometric", *STRONG, "-D", "gc_target=feature", "--teacher"),
+    "error": ("--mask", "geometric", "-D", "gc_view=error", "--teacher"),
+    "error-norm": ("--mask", "geometric", "-D", "gc_view=error", "-D", "gc_norm=patch_radius", "--teacher"),
     "kfold-detach": ("--mask", "geometric", "-D", "detach_gc=true", "--teacher"),
 }  # fmt: skip
 EPOCHS = {"shapes": 40, "modelnet10": 15}

@@ -11,8 +11,9 @@ SMALLER = {
     "--shapes 480": "--shapes 24",
     "num_points=512 num_patches=32 patch_size=16": "num_points=96 num_patches=16 patch_size=8",
     "dim=96 depth=4": "dim=12 depth=1",
-    "batch_size=32 epochs=6": "batch_size=12 epochs=1",
-    "epochs=10": "epochs=1",
+    "embed_width=128 batch_size=32 epochs=12": "embed_width=32 batch_size=12 epochs=1",
+    "epochs=30": "epochs=1",
+    "--limit 6": "--limit 2",
 }
 
 
@@ -30,10 +31,10 @@ def test_the_curriculum_of_the_readme_runs(environment, tmp_path):
         ["bash", "-c", smaller(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("\nOA  ") == 2, result.stdout
+    assert result.stdout.count("\nOA  ") == 3, result.stdout
     for stage in (1, 2):
         config = json.loads((tmp_path / f"runs/s{stage}/config.json").read_text())["config"]
         assert config["mask_ratio"] == 0.5 + 0.1 * stage
         lines = (tmp_path / f"runs/score{stage}.ndjson").read_text().splitlines()
         assert sum('"type":"patch_score"' in line for line in lines) == 24
-    assert len(list((tmp_path / "pictures").glob("*.html"))) == 6
+    assert len(list((tmp_path / "pictures").glob("*.html"))) == 2

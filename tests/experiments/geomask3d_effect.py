@@ -51,13 +51,13 @@ ARMS = {
 EPOCHS = {"shapes": 40, "modelnet10": 15}
 COMMON = {
     "batch_size": 32, "lr": 1e-3, "lam_p": 100, "lam_f": 10, "lam_switch_epoch": 0, "ema_start": 0.99, "ema_end": 0.99,
-    "num_points": 512, "heads": 4, "decoder_depth": 1, "gc_depth": 1, "embed_width": 128,
+    "num_points": 512, "heads": 4, "decoder_depth": 1, "gc_depth": 1,
 }  # fmt: skip
 BASES = {
-    "point-mae": {"num_patches": 32, "patch_size": 16, "dim": 64, "depth": 3, "mask_ratio": 0.6},
+    "point-mae": {"num_patches": 32, "patch_size": 16, "dim": 64, "depth": 3, "mask_ratio": 0.6, "embed_width": 128},
     "point-m2ae": {
-        "scale_patches": [128, 64, 32], "patch_sizes": [8, 8, 8], "dims": [32, 48, 64], "depth": 1, "mask_ratio": 0.8,
-        "num_predicted": 8,
+        "scale_patches": [96, 48, 24], "patch_sizes": [8, 8, 8], "dims": [32, 48, 64], "depth": 1, "mask_ratio": 0.8,
+        "num_predicted": 8, "embed_width": 64,
     },
 }  # fmt: skip
 

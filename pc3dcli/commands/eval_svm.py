@@ -53,7 +53,7 @@ accuracy first, as oa_best_c, with a warning: C was chosen on the test samples t
 Which published numbers compare: linear-SVM accuracies on ModelNet40, if points, sampling and normalisation of the
 shapes and C are the same. Published figures are often of the best epoch on the test set.
 """
-PUBLISHED_C = (0.01, 0.012, 0.042, 1.0)  # notes 4.2: in training, ModelNet40, OBJ-BG, and scikit-learn's own
+PUBLISHED_C = (0.01, 0.012, 0.042, 1.0)  # published: in training, ModelNet40, OBJ-BG, and scikit-learn's own
 _KINDS = (".npz", ".safetensors")
 _MAX_FEATURE = 1e30  # ours; the solver does not come back from numbers of 1e100, nor from such weights
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shapes that fine-tuning learns from and is tested on: splits of the same classes, parts of categories, sampling.
 
-Training draws points among the farthest ones, testing takes the farthest; parts draw with replacement in both
-(notes 4.1 and 4.2).
+Training draws points among the farthest ones, testing takes the farthest; parts draw with replacement in both,
+as published.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def _learner(plan: Plan) -> tuple[Finetuning, ShapeData]:
 
 
 def _check_batch(plan: Plan, data: ShapeData) -> None:
-    """Refuse batches of one shape in a process, of which the norms of a head have no statistics (notes G13).
+    """Refuse batches of one shape in a process, of which the norms of a head have no statistics.
 
     raises  UsageError for too small a batch, InputError for too few shapes
     """

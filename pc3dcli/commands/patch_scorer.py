@@ -78,7 +78,7 @@ class ShapeScorer:
 
     def __post_init__(self) -> None:
         config = self.scorer.base.config
-        normalize = "none" if self.shapes.is_raw else "sample"  # as in pretraining
+        normalize = self.shapes.normalization("sample")  # as in pretraining
         sampling = BatchConfig(config.num_points, normalize=normalize, min_points=smallest_cloud(config))
         self._data = ShapeData(self.shapes, sampling)
         self._place = {int(index): place for place, index in enumerate(self.indices)}

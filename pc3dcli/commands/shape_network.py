@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 BATCH = 32  # clouds at a time; ours
-FIRST_POINTS = 1024  # of a cloud, in published probes on ModelNet40 as HDF5 (notes 4.1)
+FIRST_POINTS = 1024  # of a cloud, in published probes on ModelNet40 as HDF5
 Progress = Callable[[str, int, int], None]
 
 

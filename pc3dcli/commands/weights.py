@@ -197,7 +197,7 @@ def _released_config(released: dict[str, Tensor], base: str, kind: str) -> dict[
             found["gc_depth"] = _count(released, r"MAE_decoder_loss_pred\.blocks\.(\d+)\.")
         if "increase_dim.0.weight" in released:
             found["patch_size"] = len(released["increase_dim.0.weight"]) // 3
-    elif kind == "parts" or _num_classes(released) == SCAN_CLASSES:  # notes 2.3
+    elif kind == "parts" or _num_classes(released) == SCAN_CLASSES:
         found |= {"num_points": 2048, "num_patches": 128}
     return found
 
@@ -210,7 +210,7 @@ def _released_m2ae(released: dict[str, Tensor], kind: str) -> dict[str, Any]:
     found |= {"dims": widths} if len(widths) == 3 else {}
     if "rec_head.weight" in released:
         found["num_predicted"] = len(released["rec_head.weight"]) // 3
-    if kind == "classify" and _m2ae_variant(released) == "modelnet":  # notes 2.6
+    if kind == "classify" and _m2ae_variant(released) == "modelnet":
         found["num_points"] = 1024
     return found
 

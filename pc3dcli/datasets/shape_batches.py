@@ -11,17 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 
 from pc3dcli.datasets.shape import Shape, ShapeSet
-from pc3dcli.errors import FormatError
+from pc3dcli.errors import FormatError, check_choices
 from pc3dcli.geometry.farthest import farthest_order
 
-SAMPLINGS = ("random", "farthest-random", "farthest", "replacement", "first")
-OVERSAMPLING = 75 / 64  # 1,200 farthest points from which 1,024 are drawn, 2,400 for 2,048 (notes 4.2)
+Sampling = Literal["random", "farthest-random", "farthest", "replacement", "first"]
+OVERSAMPLING = 75 / 64  # 1,200 farthest points from which 1,024 are drawn, 2,400 for 2,048: released Point-MAE
 _MANY = 3  # times as many points as are wanted: a draw of some is faster than a shuffle of all
 
 
@@ -41,9 +41,9 @@ class Augment:
 
 
 NO_AUGMENT = Augment()
-SCALE_SHIFT = Augment(scale=(2 / 3, 3 / 2), shift=0.2)  # pretraining and classification, notes 3.6
-PARTS_AUGMENT = Augment(scale=(0.8, 1.25), shift=0.1, isotropic=True)  # notes 4.2
-SCALE_ROTATE = Augment(scale=(0.9, 1.1), rotate="y")  # the later habit on ScanObjectNN, notes G17
+SCALE_SHIFT = Augment(scale=(2 / 3, 3 / 2), shift=0.2)  # released: pretraining and classification
+PARTS_AUGMENT = Augment(scale=(0.8, 1.25), shift=0.1, isotropic=True)  # released: parts
+SCALE_ROTATE = Augment(scale=(0.9, 1.1), rotate="y")  # the later habit on ScanObjectNN
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,14 @@ class BatchConfig:
     """
 
     num_points: int = 1024
-    sampling: str = "random"
-    normalize: str = "sample"
+    sampling: Sampling = "random"
+    normalize: Literal["sample", "cloud", "none"] = "sample"
     augment: Augment = NO_AUGMENT
     min_points: int = 1  # a shape of fewer is refused; the points of a patch
     cache_bytes: int = 2 << 30  # of decoded shapes that are kept; ours
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
 
 class Batch(NamedTuple):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """ModelNet40 as HDF5: `ply_data_{train,test}*.h5` with data (n, 2048, 3) and label (n, 1), and `shape_names.txt`.
 
-The published linear SVM takes the first 1,024 points as they are, without normalisation (geomask3d notes 4.1), and so
+The published linear SVM takes the first 1,024 points as they are, without normalisation, and so
 does `eval --task svm`; elsewhere points are sampled as of any layout.
 """
 

@@ -15,7 +15,7 @@ from pc3dcli.errors import FormatError
 from pc3dcli.formats.arrays import read_arrays
 from pc3dcli.formats.integer_text import parse_integers
 from pc3dcli.formats.paths import read_file
-from pc3dcli.formats.shapenet_part import ARRAY_FILES, Prediction
+from pc3dcli.formats.shapenet_part import ARRAY_FILES, Prediction, check_parts, cut_shapes
 
 
 def read_prediction(path: Path, num_parts: int) -> Prediction:
@@ -43,24 +43,12 @@ def read_shapes(path: Path, *names: str, num_parts: int) -> dict[str, list[np.nd
         if array.ndim != (2 if start is None else 1):
             raise FormatError(f"{name} is {array.shape}, expected shapes x points, or start beside it", file=path)
         parts = _checked(array, num_parts, path)
-        found[name] = list(parts) if start is None else _cut(parts, start, path)
+        found[name] = list(parts) if start is None else cut_shapes(parts, start, path)
     return found
-
-
-def _cut(parts: np.ndarray, start: np.ndarray, path: Path) -> list[np.ndarray]:
-    is_start = start.ndim == 1 and start.dtype.kind in "iu" and start.size > 1
-    start = start.astype(np.int64)
-    if not is_start or start[0] != 0 or start[-1] != len(parts) or (np.diff(start) < 0).any():
-        raise FormatError(f"start does not cut {parts.shape} into shapes: expected 0, ..., {len(parts)}", file=path)
-    return np.split(parts, start[1:-1])
 
 
 def _checked(parts: np.ndarray, num_parts: int, path: Path) -> np.ndarray:
     if parts.dtype.kind not in "iu":
         raise FormatError(f"parts are {parts.dtype}, expected integers", file=path)
-    wrong = (parts < 0) | (parts >= num_parts)
-    if wrong.any():
-        place = int(np.argmax(wrong.reshape(-1)))
-        value, line = parts.reshape(-1)[place], place + 1 if path.suffix == ".txt" else None
-        raise FormatError(f"found part {value}, expected 0 to {num_parts - 1}", file=path, line=line)
+    check_parts(parts, num_parts, path)
     return parts.astype(np.int64)

@@ -174,7 +174,12 @@ def _pieces(array: np.ndarray, start: np.ndarray | None, path: Path, num_axes: i
         if num_axes != 2:
             raise FormatError(f"found {array.shape}, expected shapes x points, or start beside it", file=path)
         return list(array)
-    is_start = start.ndim == 1 and start.dtype.kind in "iu" and start.size > 1 and num_axes == 1
+    return cut_shapes(array, start if num_axes == 1 else np.empty(0), path)
+
+
+def cut_shapes(array: np.ndarray, start: np.ndarray, path: Path) -> list[np.ndarray]:
+    """Return the pieces of (P, ...) between `start` (S+1,); raises FormatError unless it goes up from 0 to P."""
+    is_start = start.ndim == 1 and start.dtype.kind in "iu" and start.size > 1
     if not is_start or start[0] != 0 or start[-1] != len(array) or (np.diff(start.astype(np.int64)) < 0).any():
         raise FormatError(f"start does not cut {array.shape} into shapes: expected 0, ..., {len(array)}", file=path)
     return np.split(array, start[1:-1])
@@ -186,12 +191,17 @@ def _checked(parts: np.ndarray, path: Path) -> np.ndarray:
         values = parts.astype(np.int64) if parts.dtype.kind in "iuf" else None
     if values is None or not np.array_equal(values, parts):
         raise FormatError(f"parts are {parts.dtype}, expected integers", file=path)
-    wrong = (values < 0) | (values >= NUM_PARTS)
+    check_parts(values, NUM_PARTS, path)
+    return values
+
+
+def check_parts(parts: np.ndarray, num_parts: int, path: Path) -> None:
+    """Raise FormatError for the first of integers (...) that is no part, with its line where a file has one a line."""
+    wrong = (parts < 0) | (parts >= num_parts)
     if wrong.any():
         place = int(np.argmax(wrong.reshape(-1)))
-        value, line = values.reshape(-1)[place], place + 1 if path.suffix == ".txt" else None
-        raise FormatError(f"found part {value}, expected 0 to {NUM_PARTS - 1}", file=path, line=line)
-    return values
+        value, line = parts.reshape(-1)[place], place + 1 if path.suffix == ".txt" else None
+        raise FormatError(f"found part {value}, expected 0 to {num_parts - 1}", file=path, line=line)
 
 
 def _finite(logits: np.ndarray, path: Path) -> np.ndarray:

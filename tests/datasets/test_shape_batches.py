@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -6,11 +8,11 @@ import torch
 from pc3dcli.datasets.shape_batches import (
     NO_AUGMENT,
     PARTS_AUGMENT,
-    SAMPLINGS,
     SCALE_ROTATE,
     SCALE_SHIFT,
     Augment,
     BatchConfig,
+    Sampling,
     ShapeData,
     normalize_clouds,
 )
@@ -45,7 +47,7 @@ def test_types_and_sizes(shapes):
     assert torch.equal(moved.clouds, batch.clouds) and moved.ids == batch.ids
 
 
-@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("sampling", get_args(Sampling))
 def test_a_row_depends_on_its_own_index_alone(shapes, sampling):
     """Batches, order, repetition, the cache and other processes change nothing; seed and epoch do."""
     settings = {"sampling": sampling, "augment": SCALE_SHIFT}

@@ -24,7 +24,7 @@ from pc3dcli.errors import check_ranges
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """What fine-tuning has beside the settings of training (notes 3.8 and 4.2)."""
+    """What fine-tuning has beside the settings of training."""
 
     augment: Literal["scale-shift", "scale-rotate", "parts", "none"] = "scale-shift"  # parts: isotropic, smaller
     label_smoothing: float = 0.0  # share of the label that goes to the other classes; Point-M2AE on ModelNet40: 0.3
@@ -69,7 +69,7 @@ def recipe(
 
 
 def downstream_fields(task: str, base: str, fields: dict[str, Any], *, is_scan: bool = False) -> dict[str, Any]:
-    """Return the fields of a base model's config as its downstream model has them (notes 2.3 and 2.6).
+    """Return the fields of a base model's config as its downstream model has them.
 
     fields   of the pretrained model: parts and scans with Point-MAE see twice its points and patches (2,048 and 128),
              classification with Point-M2AE half its points (1,024), but for scans

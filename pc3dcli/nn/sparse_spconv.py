@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The convolutions of `sparse.py` by spconv's kernels, on the same kernel maps.
+
+Its algorithm is `Native` (gather, product, scatter), the one that is exact on processors too.  Which wheels are right
+is in the README: the processor-only wheel spconv 2.3.8 returns wrong rows with two threads, without a word.
+"""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+import torch
+from torch import Tensor
+
+from pc3dcli.nn.kernel_maps import KernelMap
+
+WRONG_WHEEL = "spconv"  # the name of the distribution that only knows processors; those for GPUs are spconv-cu...
+
+
+def has_spconv() -> bool:
+    """Tell whether a wheel of spconv is installed whose results are right."""
+    return any(name and name.startswith("spconv-cu") for name in metadata.packages_distributions().get("spconv", ()))
+
+
+def convolve_spconv(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
+    """Return what `sparse.convolve` returns, features (N, C) and weight (K, C, D) given."""
+    from spconv.core import ConvAlgo
+    from spconv.pytorch.functional import SparseConvFunction
+
+    side = round(len(weight) ** (1 / 3))
+    filters = weight.permute(2, 0, 1).reshape(weight.shape[2], side, side, side, weight.shape[1]).contiguous()
+    pairs, counts = kernel_map.packed
+    with torch.autocast(features.device.type, enabled=False):  # it knows float16 and float32 only
+        return SparseConvFunction.apply(
+            features.float(), filters.float(), pairs, counts, kernel_map.num_outputs, ConvAlgo.Native
+        )

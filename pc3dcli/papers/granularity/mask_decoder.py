@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mask transformer of Mask3D and Segment3D: queries that turn into masks of the voxels of one scene.
+
+J. Schult et al., "Mask3D for 3D Semantic Instance Segmentation", 2023, arXiv 2210.03105; R. Huang et al., "Segment3D",
+2024, arXiv 2312.17232 (granularity_tracking.md 7.1).  Queries start at the farthest voxels with content zero; a layer
+for each of four resolutions, shared over three rounds, refines them by attention to where their mask was so far.
+
+*Departures*: none of substance.  A scene that is flat along an axis, or one voxel at some resolution, is encoded at
+position 0 there, where the released code returns NaN.  Scenes are decoded one by one, without padding.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pc3dcli.nn.point_sampling import farthest_points
+
+LEVELS = 4  # resolutions that are attended to, the coarsest first
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Sizes of the mask transformer, and how it is used."""
+
+    dim: int = 128  # channels of a query
+    heads: int = 8
+    ffn_dim: int = 1024
+    rounds: int = 3  # times through the four layers
+    num_classes: int = 1  # beside "no object"; Mask3D has more
+    sampled_voxels: tuple[int, ...] = (200, 800, 3200, 12800)  # attended to in training, of each resolution
+
+    def __post_init__(self) -> None:
+        if self.dim < 1 or self.heads < 1 or self.dim % self.heads or self.dim % 2:
+            raise ValueError(f"{self.dim} channels do not divide among {self.heads} heads, or are odd")
+        if len(self.sampled_voxels) != LEVELS or min(self.sampled_voxels) < 1:
+            raise ValueError(f"sampled_voxels: expected {LEVELS} positive numbers, found {self.sampled_voxels}")
+
+
+@dataclass(frozen=True, eq=False)
+class SceneLevels:
+    """The voxels of one scene at five resolutions, the coarsest first; n_i voxels each.
+
+    features   (n_i, C_i)
+    positions  (n_i, 3) metres, the mean of the occupied voxels within
+    parents    of the four finer ones (n_i,) int64 into the next coarser
+    coords     (n, 3) int64 of the finest
+    """
+
+    features: list[Tensor]
+    positions: list[Tensor]
+    parents: list[Tensor]
+    coords: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class MaskPrediction:
+    """What Q queries say of a scene of n voxels: class logits (Q, classes + 1), the last no object; masks (n, Q)."""
+
+    classes: Tensor
+    masks: Tensor
+
+
+class FourierPositions(nn.Module):
+    """Positions as sines and cosines of random directions; the directions are part of a checkpoint."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("directions", torch.randn(3, dim // 2))
+
+    def forward(self, xyz: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """Encode xyz (n, 3), which `low` (3,) and `high` (3,) bound, as (n, dim)."""
+        share = (xyz - low) / (high - low).clamp(min=1e-6)  # 0 where a scene has no extent
+        angle = (2 * math.pi * share.float()) @ self.directions
+        return torch.cat((angle.sin(), angle.cos()), dim=1)
+
+
+class RefinementLayer(nn.Module):
+    """Attention to voxels, attention among queries, a small network; each added, then normalised."""
+
+    def __init__(self, config: DecoderConfig, in_channels: int) -> None:
+        super().__init__()
+        dim = config.dim
+        self.squeeze = nn.Linear(in_channels, dim)
+        self.cross, self.cross_norm = nn.MultiheadAttention(dim, config.heads), nn.LayerNorm(dim)
+        self.own, self.own_norm = nn.MultiheadAttention(dim, config.heads), nn.LayerNorm(dim)
+        self.ffn = nn.Sequential(nn.Linear(dim, config.ffn_dim), nn.ReLU(), nn.Linear(config.ffn_dim, dim))
+        self.ffn_norm = nn.LayerNorm(dim)
+
+    def forward(self, queries: Tensor, where: Tensor, voxels: Tensor, positions: Tensor, is_blocked: Tensor) -> Tensor:
+        """Refine queries (Q, dim) at `where` (Q, dim); voxels (n, C) at (n, dim); is_blocked (Q, n) bool."""
+        memory = self.squeeze(voxels)
+        is_blocked = is_blocked & ~is_blocked.all(dim=1, keepdim=True)  # one that may look nowhere looks everywhere
+        found, _ = self.cross(
+            queries + where, memory + positions, memory, attn_mask=is_blocked, need_weights=False
+        )  # fmt: skip
+        queries = self.cross_norm(queries + found)
+        placed = queries + where
+        queries = self.own_norm(queries + self.own(placed, placed, queries, need_weights=False)[0])
+        return self.ffn_norm(queries + self.ffn(queries))
+
+
+class MaskDecoder(nn.Module):
+    """From the features of a U-Net to masks, class logits and what they were after every refinement."""
+
+    def __init__(self, config: DecoderConfig, in_channels: tuple[int, ...]) -> None:
+        """in_channels: of the five resolutions, the coarsest first."""
+        super().__init__()
+        self.config = config
+        dim = config.dim
+        self.positions = FourierPositions(dim)
+        self.query_projection = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU())
+        self.layers = nn.ModuleList(RefinementLayer(config, channels) for channels in in_channels[:LEVELS])
+        self.mask_features = nn.Linear(in_channels[LEVELS], dim)
+        self.norm = nn.LayerNorm(dim)
+        self.class_head = nn.Linear(dim, config.num_classes + 1)
+        self.mask_head = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
+
+    def forward(
+        self, scene: SceneLevels, num_queries: int, generator: torch.Generator | None = None
+    ) -> list[MaskPrediction]:
+        """Return the predictions after 0, 1, ... refinements; the last are the best.
+
+        num_queries  at most one for each voxel
+        generator    draws which voxels are attended to; None: all are
+        """
+        fine = scene.positions[-1]
+        starts = farthest_points((scene.coords - scene.coords.amin(dim=0))[None], min(num_queries, len(fine)),
+                                 skip_near_origin=False)[0]  # fmt: skip
+        where = self.query_projection(self.positions(fine[starts], fine.amin(dim=0), fine.amax(dim=0)))
+        encoded = [self.positions(xyz, xyz.amin(dim=0), xyz.amax(dim=0)) for xyz in scene.positions[:LEVELS]]
+        mask_features = self.mask_features(scene.features[-1])
+        queries = torch.zeros_like(where)
+        predictions = [self._predict(queries, mask_features)]
+        for _ in range(self.config.rounds):
+            for level, layer in enumerate(self.layers):
+                logits = pool_to_level(predictions[-1].masks.detach(), scene.parents, level)
+                seen = self._sample(len(logits), level, generator, logits.device)
+                is_blocked = (logits[seen] < 0).T  # a probability below one half
+                queries = layer(queries, where, scene.features[level][seen], encoded[level][seen], is_blocked)
+                predictions.append(self._predict(queries, mask_features))
+        return predictions
+
+    def _predict(self, queries: Tensor, mask_features: Tensor) -> MaskPrediction:
+        queries = self.norm(queries)
+        return MaskPrediction(self.class_head(queries), mask_features @ self.mask_head(queries).T)
+
+    def _sample(self, num: int, level: int, generator: torch.Generator | None, device: torch.device) -> Tensor | slice:
+        wanted = self.config.sampled_voxels[level]
+        if generator is None or num <= wanted:
+            return slice(None)
+        return torch.randperm(num, generator=generator)[:wanted].to(device)
+
+
+def pool_to_level(values: Tensor, parents: list[Tensor], level: int) -> Tensor:
+    """Return the mean of values (n, C) of the finest voxels at a coarser resolution, one step at a time.
+
+    parents  of resolutions 1, 2, ... into the one before (0 the coarsest); level 0, 1, ...
+    """
+    for parent in reversed(parents[level:]):
+        values = mean_by_parent(values, parent)
+    return values
+
+
+def mean_by_parent(values: Tensor, parent: Tensor) -> Tensor:
+    """Return the mean (m, C) of the values (n, C) of each parent; parent (n,) int64 takes all of 0, ..., m - 1."""
+    num = int(parent.max()) + 1
+    total = values.new_zeros(num, values.shape[1]).index_add_(0, parent, values)
+    count = values.new_zeros(num).index_add_(0, parent, torch.ones_like(values[:, 0]))
+    return total / count[:, None]

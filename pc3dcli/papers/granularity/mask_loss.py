@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Set losses of mask transformers: each instance is matched with one query, all others are "no object".
+
+Mask3D (arXiv 2210.03105) and Segment3D (arXiv 2312.17232), after DETR; granularity_tracking.md section 7.2.
+*Departures*, ours: voxels may be left out of the losses of one instance, those that a filter of pseudo-labels found
+unsure (section 6).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn import functional as F
+
+from pc3dcli.errors import check_ranges
+from pc3dcli.papers.granularity.mask_decoder import MaskPrediction
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the cost of a match and of the loss."""
+
+    class_weight: float = 2.0  # of the class in both; 0 in stage 3: masks alone
+    bce_weight: float = 5.0
+    dice_weight: float = 2.0
+    no_object_weight: float = 0.1  # of queries without an instance in the cross-entropy
+
+    def __post_init__(self) -> None:
+        names = ("class_weight", "bce_weight", "dice_weight", "no_object_weight")
+        check_ranges(self, **dict.fromkeys(names, (0, 1e6)))
+
+
+@dataclass(frozen=True, eq=False)
+class SceneTargets:
+    """Instances of a scene: masks (n, M) bool, and is_ignored (n, M) bool where a voxel does not count for one."""
+
+    masks: Tensor
+    is_ignored: Tensor
+
+
+def mask_losses(
+    predictions: list[list[MaskPrediction]], targets: list[SceneTargets], config: LossConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the loss of a batch and its parts after the last refinement, weighted.
+
+    predictions  for each scene those after 0, 1, ... refinements, all of which are supervised
+    """
+    total, parts = None, {}
+    for step in range(len(predictions[0])):
+        of_step = [scene[step] for scene in predictions]
+        parts = _losses_of_step(of_step, targets, config)
+        loss = sum(parts.values())
+        total = loss if total is None else total + loss
+    return total, {name: value.detach() for name, value in parts.items()}
+
+
+def match(prediction: MaskPrediction, targets: SceneTargets, config: LossConfig) -> tuple[Tensor, Tensor]:
+    """Return (query, instance), both (K,) int64, of the pairs with the least total cost; K = min(Q, M)."""
+    with torch.no_grad():
+        logits = prediction.masks.float()
+        mask, counted = targets.masks.float(), (~targets.is_ignored).float()
+        inside = mask * counted
+        softplus = F.softplus(-logits)  # -log p; -log(1 - p) is it + logits
+        bce = softplus.T @ counted + logits.T @ (counted - inside)  # (Q, M)
+        bce /= counted.sum(dim=0).clamp(min=1)
+        p = logits.sigmoid()
+        dice = 1 - (2 * p.T @ inside + 1) / (p.T @ counted + inside.sum(dim=0) + 1)
+        cost = config.bce_weight * bce + config.dice_weight * dice
+        cost -= config.class_weight * prediction.classes.float().softmax(dim=1)[:, :1]  # the object's
+        query, instance = linear_sum_assignment(cost.cpu().numpy())
+    device = logits.device
+    return torch.as_tensor(query, device=device), torch.as_tensor(instance, device=device)
+
+
+def _losses_of_step(
+    predictions: list[MaskPrediction], targets: list[SceneTargets], config: LossConfig
+) -> dict[str, Tensor]:
+    """Return the weighted losses of one prediction a scene: classes over all queries, masks as a sum over scenes."""
+    bce = dice = predictions[0].masks.sum() * 0.0
+    is_object = []
+    for prediction, target in zip(predictions, targets, strict=True):
+        query, instance = match(prediction, target, config)
+        found = torch.zeros(len(prediction.classes), dtype=torch.bool, device=query.device)
+        found[query] = True
+        is_object.append(found)
+        if len(query):
+            of_scene = _mask_losses(prediction.masks[:, query], target, instance)
+            bce, dice = bce + of_scene[0], dice + of_scene[1]
+    losses = {"loss_bce": config.bce_weight * bce, "loss_dice": config.dice_weight * dice}
+    if config.class_weight:
+        losses["loss_class"] = config.class_weight * _class_loss(predictions, torch.cat(is_object), config)
+    return losses
+
+
+def _class_loss(predictions: list[MaskPrediction], is_object: Tensor, config: LossConfig) -> Tensor:
+    logits = torch.cat([prediction.classes for prediction in predictions]).float()
+    no_object = logits.shape[1] - 1
+    weight = torch.ones_like(logits[0])
+    weight[no_object] = config.no_object_weight
+    label = torch.where(is_object, 0, no_object)
+    return F.cross_entropy(logits, label, weight)
+
+
+def _mask_losses(logits: Tensor, targets: SceneTargets, instance: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean binary cross-entropy and Dice of matched logits (n, K), each the mean over the K masks."""
+    logits = logits.float()
+    mask, counted = targets.masks[:, instance].float(), (~targets.is_ignored[:, instance]).float()
+    bce = F.binary_cross_entropy_with_logits(logits, mask, reduction="none") * counted
+    p, inside = logits.sigmoid() * counted, mask * counted
+    dice = 1 - (2 * (p * inside).sum(dim=0) + 1) / (p.sum(dim=0) + inside.sum(dim=0) + 1)
+    return (bce.sum(dim=0) / counted.sum(dim=0).clamp(min=1)).mean(), dice.mean()

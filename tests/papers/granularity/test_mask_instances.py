@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+
+from pc3dcli.papers.granularity.mask_instances import (
+    MaskInstance,
+    MaskInstancesConfig,
+    mask_instances,
+    on_points,
+    snapped,
+)
+
+LINE = np.stack([np.arange(60), np.zeros(60), np.zeros(60)], axis=1).astype(np.int64)
+ALL = MaskInstancesConfig(keep_share=1.0, cluster_min_neighbors=2)
+
+
+def logits_of(*masks: slice, inside=2.0, outside=-3.0) -> np.ndarray:
+    logits = np.full((60, len(masks)), outside)
+    for query, where in enumerate(masks):
+        logits[where, query] = inside
+    return logits
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + np.exp(-x))
+
+
+def test_score_is_objectness_times_mean_probability_inside():
+    logits = logits_of(slice(0, 30))
+    logits[:10, 0] = 1.0
+    classes = np.array([[np.log(3.0), 0.0]])
+    (found,) = mask_instances(classes, logits, LINE, ALL)
+    assert found.index.tolist() == list(range(30))
+    assert found.score == pytest.approx(0.75 * (10 * sigmoid(1) + 20 * sigmoid(2)) / 30)
+    assert found.confidence[0] == pytest.approx(sigmoid(1)) and found.confidence[29] == pytest.approx(sigmoid(2))
+
+
+def test_a_logit_of_zero_is_outside():
+    logits = logits_of(slice(0, 30))
+    logits[30:35] = 0.0
+    (found,) = mask_instances(np.zeros((1, 2)), logits, LINE, ALL)
+    assert len(found.index) == 30
+
+
+def test_a_mask_that_falls_apart_is_several_instances_and_crumbs_are_dropped():
+    logits = logits_of(slice(0, 20))
+    logits[25:45] = 2.0  # 5 voxels further on: beyond the reach of 2.5
+    logits[50:58] = 2.0  # 8 voxels are too few
+    found = mask_instances(np.zeros((1, 2)), logits, LINE, ALL)
+    assert sorted((one.index[0], len(one.index)) for one in found) == [(0, 20), (25, 20)]
+    assert len(mask_instances(np.zeros((1, 2)), logits, LINE, MaskInstancesConfig(
+        keep_share=1.0, cluster_min_neighbors=2, cluster_reach=7))) == 1  # fmt: skip
+    few = MaskInstancesConfig(keep_share=1.0, cluster_min_neighbors=2, min_voxels=8)
+    assert len(mask_instances(np.zeros((1, 2)), logits, LINE, few)) == 3
+
+
+def test_sixteen_voxels_are_enough_and_fifteen_are_not():
+    """Segment3D keeps clusters of more than 15."""
+    for count in (15, 16):
+        assert len(mask_instances(np.zeros((1, 2)), logits_of(slice(0, count)), LINE, ALL)) == (count == 16)
+
+
+def test_the_best_share_is_kept_by_score():
+    classes = np.array([[x, 0.0] for x in (1.0, 4.0, 0.0, 3.0, 2.0)])
+    logits = logits_of(*[slice(0, 20)] * 5)
+    config = MaskInstancesConfig(cluster_min_neighbors=2)
+    scores = [one.score for one in mask_instances(classes, logits, LINE, config)]
+    assert len(scores) == 4 and scores == sorted(scores, reverse=True)
+    assert scores[0] == pytest.approx(sigmoid(4) * sigmoid(2))
+    assert len(mask_instances(classes, logits, LINE, ALL)) == 5
+
+
+def test_nothing_found():
+    assert mask_instances(np.zeros((2, 2)), logits_of(slice(0, 0), slice(0, 0)), LINE, ALL) == []
+
+
+def test_points_take_the_instances_of_their_voxels():
+    instance = MaskInstance(np.array([1, 3]), 0.5, np.array([0.6, 0.9], np.float32))
+    (moved,) = on_points([instance], np.array([3, 0, 1, -1, 3]))
+    assert moved.index.tolist() == [0, 2, 4] and moved.score == 0.5
+    np.testing.assert_allclose(moved.confidence, [0.9, 0.6, 0.9])
+
+
+def test_superpoints_join_where_more_than_half_is_in():
+    superpoint = np.array([0, 0, 1, 1, 1, 2])
+    instance = MaskInstance(np.array([0, 2, 3]), 0.5, np.array([0.6, 0.7, 0.8], np.float32))
+    (found,) = snapped([instance], superpoint, ALL)  # half of the first is not more than half
+    assert found.index.tolist() == [2, 3, 4]
+    np.testing.assert_allclose(found.confidence, [0.7, 0.8, 0.5])
+    assert snapped([MaskInstance(np.array([0]), 1.0, np.ones(1, np.float32))], superpoint, ALL) == []

@@ -10,9 +10,8 @@ network serves both; the paper's networks all need colour.  What no paper states
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,27 +48,6 @@ class SegmenterConfig(UnetConfig, DecoderConfig):
         return kind(**{field.name: getattr(self, field.name) for field in fields(kind)})
 
 
-class VoxelBatch(NamedTuple):
-    """Voxels of B scenes, in the order of scene, x, y, z, and the instances that they are to become.
-
-    coords      (N, 4) int64: scene, x, y, z in voxels
-    features    (N, 3) float32 colours, normalised
-    xyz         (N, 3) float32 metres
-    instances   (2, P) int64: number of an instance, counted over the batch, and a voxel of it
-    ignored     (2, P') int64: number of an instance and a voxel that is neither in nor out of it
-    scene       (M,) int64, the scene of each instance
-    ids         names of the scenes
-    """
-
-    coords: Tensor
-    features: Tensor
-    xyz: Tensor
-    instances: Tensor
-    ignored: Tensor
-    scene: Tensor
-    ids: Sequence[str]
-
-
 class Segmenter(nn.Module):
     """Predicts masks of the voxels of scenes, and learns them."""
 
@@ -82,16 +60,22 @@ class Segmenter(nn.Module):
     def forward(
         self, coords: Tensor, features: Tensor, xyz: Tensor, num_queries: int, generator: torch.Generator | None = None
     ) -> list[list[MaskPrediction]]:
-        """Return for each scene its predictions after 0, 1, ... refinements; arguments as in `VoxelBatch`.
+        """Return for each scene its predictions after 0, 1, ... refinements.
 
+        coords     (n, 4) int64: scene, x, y, z in voxels, in the order of these
+        features   (n, 3) float32 colours, normalised; xyz (n, 3) float32 metres
         generator  draws the voxels that are attended to; None: all are
         """
         finest = SparseTensor(features, Sites(coords), self.backend)
         levels = self.backbone(finest)
         return [self.decoder(scene, num_queries, generator) for scene in _scenes(levels, xyz)]
 
-    def training_loss(self, batch: VoxelBatch, at: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of section 7.2, summed over scenes and predictions, and its parts of the last prediction."""
+    def training_loss(self, batch: Any, at: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of section 7.2, summed over scenes and predictions, and its parts of the last prediction.
+
+        batch  coords, features and xyz as in `forward`; instances and ignored (2, P) int64: number of an instance,
+               counted over the batch, and a voxel of it, or one that does not count for it; scene (M,) int64 of each
+        """
         predictions = self(batch.coords, batch.features, batch.xyz, self.config.num_queries, at.generator)
         targets = [_targets(batch, scene) for scene in range(len(predictions))]
         return mask_losses(predictions, targets, self.loss)
@@ -134,7 +118,7 @@ def _parents(to_coarse: KernelMap) -> Tensor:
     return parent
 
 
-def _targets(batch: VoxelBatch, scene: int) -> SceneTargets:
+def _targets(batch: Any, scene: int) -> SceneTargets:
     """Return the instances of one scene as dense masks over its voxels."""
     is_scene = batch.coords[:, 0] == scene
     first, num = int(is_scene.int().argmax()), int(is_scene.sum())

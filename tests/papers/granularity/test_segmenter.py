@@ -4,7 +4,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pc3dcli.papers.granularity.segmenter import Segmenter, SegmenterConfig, VoxelBatch
+from pc3dcli.datasets.voxel_batches import VoxelBatch
+from pc3dcli.papers.granularity.segmenter import Segmenter, SegmenterConfig
 
 SMALL = SegmenterConfig(
     stem=8, planes=(8, 8, 12, 16, 16, 12, 8, 8), depths=(1,) * 8, dim=16, heads=2, ffn_dim=32, num_queries=6,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pc3d distill`: labelled shapes and a pretrained encoder -> a classifier or part model, and its predictions."""
+"""`pc3d distill`: labels -> weights: classifiers and part models of shapes, segmenters of scenes."""
 
 from __future__ import annotations
 
@@ -20,45 +20,47 @@ FEW_CLOUDS, NUM_ANSWERS = 12, 3  # clouds of which --predict says what they are,
 
 def configs() -> list[Any]:
     """Return the configs whose fields -D reaches."""
+    from pc3dcli.commands.instance_plan import SceneConfig
     from pc3dcli.papers.geomask3d.finetune import BASELINE, FinetuneConfig
     from pc3dcli.papers.geomask3d.point_m2ae import PointM2aeConfig
     from pc3dcli.papers.geomask3d.point_mae import PointMaeConfig
+    from pc3dcli.papers.granularity.mask_loss import LossConfig
+    from pc3dcli.papers.granularity.segmenter import SegmenterConfig
     from pc3dcli.train import TrainConfig
 
-    return [TrainConfig(**BASELINE), FinetuneConfig(), PointMaeConfig(), PointM2aeConfig()]
+    bases = [PointMaeConfig(), PointM2aeConfig()]
+    return [TrainConfig(**BASELINE), FinetuneConfig(), *bases, SegmenterConfig(), LossConfig(), SceneConfig()]
 
 
 def distill(
     ctx: typer.Context,
-    shapes: Annotated[Path, typer.Argument(metavar="SHAPES", help="Folder or file of object clouds.")],
+    shapes: Annotated[Path, typer.Argument(metavar="DATA", help="Object clouds; for instances scenes, or labels.")],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder of weights, log and predictions.")
     ] = None,
     method: Annotated[
-        Literal["classify", "parts"],
-        typer.Option("--method", metavar="NAME", help="What is learned: classify or parts."),
+        Literal["classify", "parts", "instances"],
+        typer.Option("--method", metavar="NAME", help="What is learned: classify, parts or instances."),
     ] = "classify",
+    labels: Annotated[
+        Path | None, typer.Option("--labels", metavar="LABELS", help="Of scenes: a stream, --out folder, ground truth.")
+    ] = None,
     init: Annotated[
         Path | None, typer.Option("--init", metavar="WEIGHTS", help="Pretrained weights; without them from scratch.")
     ] = None,
     few_shot: Annotated[
         str | None, typer.Option("--few-shot", metavar="WAYxSHOT", help="Draw ten folds such as 5x10, train on each.")
     ] = None,
-    folds: Annotated[
-        Path | None, typer.Option("--folds", metavar="FILE", help="Few-shot folds of a file instead.")
-    ] = None,
+    folds: Annotated[Path | None, advanced("--folds", metavar="FILE", help="Few-shot folds of a file instead.")] = None,
     protocol: Annotated[
         Literal["fair", "official"],
         typer.Option("--protocol", metavar="WHICH", help="fair: predict last; official: every epoch."),
     ] = "fair",
-    votes: Annotated[
-        int, typer.Option("--votes", min=0, metavar="N", help="Repeat the vote over ten views N times.")
-    ] = 0,
-    epochs: Annotated[
-        int | None, typer.Option("--epochs", min=1, metavar="N", help="Times through the shapes.")
-    ] = None,
+    votes: Annotated[int, advanced("--votes", min=0, metavar="N", help="Repeat the vote over ten views N times.")] = 0,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, metavar="N", help="Times through the data.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=2, metavar="N", help="Shapes a step, over all processes.")
+        int | None,
+        typer.Option("--batch-size", min=1, metavar="N", help="Samples a step, over all processes."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Say how long and how large; touch nothing.")
@@ -104,17 +106,23 @@ def distill(
     progress: options.Progress = None,
     debug: options.Debug = False,
 ) -> None:
-    """Train a classifier or part model of shapes and predict the test split.
+    """Learn from labels: classes or parts of shapes, instances of scenes.
 
     \b
     Examples:
       pc3d distill shapes/ --init runs/s3 --out runs/cls
-      pc3d eval runs/cls/predictions.npz --task classify
+      pc3d distill labels/ --method instances --out runs/seg
     """
-    from pc3dcli.commands.finetune_plan import job
     from pc3dcli.commands.settings import print_config as print_settings
     from pc3dcli.errors import UsageError
 
+    if method == "instances":
+        _instances(ctx, out)
+        return
+    from pc3dcli.commands.finetune_plan import job
+
+    if labels is not None:
+        raise UsageError(f"--labels: not with --method {method}, whose shapes carry their classes")
     found = job(ctx)
     if print_config:
         print_settings(ctx, found.configs)
@@ -130,6 +138,35 @@ def distill(
         _run_folds(ctx, found, out)
     else:
         _run(ctx, found, out)
+
+
+def _instances(ctx: typer.Context, out: Path | None) -> None:
+    """Train the segmenter and print where its weights are."""
+    from pc3dcli.commands.instance_plan import plan
+    from pc3dcli.commands.settings import print_config as print_settings
+    from pc3dcli.commands.training_run import print_estimate, train_and_report
+    from pc3dcli.errors import UsageError
+    from pc3dcli.formats.result_names import counted
+    from pc3dcli.stream.run_folder import RunFolder
+    from pc3dcli.train import Run
+
+    found, params = plan(ctx), ctx.params
+    if params["print_config"]:
+        print_settings(ctx, found.configs)
+    if out is None and not params["dry_run"]:
+        raise UsageError("distill needs a place for weights", hint="add --out runs/name")
+    labelled = found.labelled()
+    learner, data = found.learner(), found.data(labelled)
+    source = counted(len(labelled.clouds.names), "scene")
+    if params["dry_run"]:
+        print_estimate(learner, data, source, found.training, params["device"])
+        return
+    if not params["quiet"]:
+        left_out = f", {len(labelled.unlabelled)} without labels left out" if labelled.unlabelled else ""
+        typer.echo(f"pc3d distill: {source} with instances{left_out}", err=True)
+    folder = RunFolder(out, found.program(ctx, labelled).record(), params["force"])
+    run = Run(folder, found.description, params["device"])
+    train_and_report(ctx, learner, data, found.training, run)
 
 
 def _run(ctx: typer.Context, found: Job, out: Path) -> None:

@@ -17,6 +17,7 @@ from pc3dcli.stream.pipeline import Context, SceneTask
 if TYPE_CHECKING:
     import numpy as np
 
+    from pc3dcli.commands.label_output import Labels
     from pc3dcli.datasets.scene import RgbdFrame
     from pc3dcli.formats.cloud import Cloud
     from pc3dcli.papers.granularity.lift import Lifter
@@ -26,7 +27,6 @@ EXAMPLES = (
     "  pc3d track2d scans/ | pc3d lift3d --out labels/\n"
     "  pc3d lift3d tracks.ndjson --merge tracks --out labels/ --write ply,scannet"
 )
-FORMATS = {"ply": ".ply", "scannet": ".txt"}  # and the suffix of the file that is there when it is written
 CONSUMED = frozenset({"frame", "mask2d", "detection2d"})
 
 
@@ -105,6 +105,7 @@ def lift3d(
     """
     from pc3dcli.commands import settings as common
     from pc3dcli.commands.execute import Execution
+    from pc3dcli.commands.label_output import FORMATS, written_formats
     from pc3dcli.errors import UsageError
 
     (lift,) = common.configure(ctx, *configs())
@@ -113,24 +114,12 @@ def lift3d(
     if per_view and out == "-":
         raise UsageError("--per-view needs a place for its points", hint="add --out views/")
     settings = Settings(
-        merge=merge, per_view=per_view, snap=snap, max_depth=max_depth, formats=_formats(write, out), lift=lift
+        merge=merge, per_view=per_view, snap=snap, max_depth=max_depth, formats=written_formats(write, out), lift=lift
     )
     program = common.program(ctx, [lift], weights={}, exclude=("min_views", "merge_iou", "max_gap"))
     process = lift_view if per_view else lift_scene
     needed = tuple(FORMATS[name] for name in settings.formats)
     Execution(ctx, program).run(_tasks(ctx, settings), process, needed_files=needed)
-
-
-def _formats(write: str | None, out: str) -> tuple[str, ...]:
-    from pc3dcli.errors import UsageError
-
-    names = tuple(name for name in (write or "").split(",") if name)
-    unknown = [name for name in names if name not in FORMATS]
-    if unknown:
-        raise UsageError(f"--write {unknown[0]}: expected {' or '.join(FORMATS)}")
-    if names and out == "-":
-        raise UsageError("--write needs a place for its files", hint="add --out labels/")
-    return names
 
 
 def _tasks(ctx: typer.Context, settings: Settings) -> Iterator[SceneTask]:
@@ -230,7 +219,7 @@ def lift_scene(task: SceneTask, context: Context) -> Iterator[dict]:
     """
     import numpy as np
 
-    from pc3dcli.commands.lift_output import Labels, instance_record, write_files
+    from pc3dcli.commands.label_output import Labels, instance_record
     from pc3dcli.errors import InputError
     from pc3dcli.geometry.voxels import voxel_reach
     from pc3dcli.papers.granularity.lift import Lifter
@@ -263,7 +252,8 @@ def lift_scene(task: SceneTask, context: Context) -> Iterator[dict]:
         votes = np.zeros((len(cloud.xyz), 2), np.float32)  # share of the winner, frames that see the point
         votes[known] = np.stack([lifter.winning_share(), lifter.votes.seen], axis=1)
         scores = [instance.score for instance in instances]
-        write_files(context, settings, Labels(cloud, indices, scores, votes[:, 0], votes[:, 1]))
+        arrays = {"vote_share": votes[:, 0], "seen": votes[:, 1].astype(np.int32)}
+        _write(context, settings, Labels(cloud, indices, scores, arrays))
 
 
 def lift_view(task: SceneTask, context: Context) -> Iterator[dict]:
@@ -276,7 +266,7 @@ def lift_view(task: SceneTask, context: Context) -> Iterator[dict]:
     """
     import numpy as np
 
-    from pc3dcli.commands.lift_output import Labels, instance_record, write_files, write_points
+    from pc3dcli.commands.label_output import Labels, instance_record, write_points
     from pc3dcli.errors import InputError
     from pc3dcli.formats.cloud import Cloud
     from pc3dcli.papers.granularity.single_view import view_sample
@@ -292,8 +282,15 @@ def lift_view(task: SceneTask, context: Context) -> Iterator[dict]:
     yield write_points(task.scene, cloud, context)
     for number, index in enumerate(indices):
         yield instance_record(task.id, number, index, len(xyz)) | {"views": 1, "source": "lift3d per-view"}
-    share, seen = (label >= 0).astype(np.float32), np.ones(len(xyz), np.float32)
-    write_files(context, settings, Labels(cloud, indices, [1.0] * len(indices), share, seen))
+    arrays = {"vote_share": (label >= 0).astype(np.float32), "seen": np.ones(len(xyz), np.int32)}
+    _write(context, settings, Labels(cloud, indices, [1.0] * len(indices), arrays))
+
+
+def _write(context: Context, settings: Settings, labels: Labels) -> None:
+    from pc3dcli.commands.label_output import write_files
+
+    method = f"lift3d {settings.merge}"
+    write_files(context, labels, method=method, config=settings.lift, formats=settings.formats)
 
 
 def _view_labels(frame: FrameMasks, size: tuple[int, int]) -> np.ndarray:
@@ -315,7 +312,7 @@ def _points(scene: dict, settings: Settings, records: Iterable[dict], context: C
 
     raises  InputError when the cloud is not the one that the record describes, or when fused points have no place
     """
-    from pc3dcli.commands.lift_output import write_points
+    from pc3dcli.commands.label_output import write_points
     from pc3dcli.errors import InputError
     from pc3dcli.formats.cloud import Cloud, read_cloud, xyz_sha256
     from pc3dcli.formats.paths import resolve_inside

@@ -87,6 +87,7 @@ def pretrain(
       pc3d pretrain shapes/ --teacher "$w" --out runs/gm3d
     """
     from pc3dcli.commands.settings import print_config as print_settings
+    from pc3dcli.commands.training_run import print_estimate
     from pc3dcli.errors import UsageError
     from pc3dcli.stream.run_folder import RunFolder
     from pc3dcli.train import Run
@@ -99,7 +100,7 @@ def pretrain(
     data = plan.data()
     learner, program = plan.learner(data), plan.program(ctx, data).record()
     if dry_run:
-        _estimate(plan, learner, data, device)
+        print_estimate(learner, data, data.shapes.source, plan.training, device)
         if out is not None:
             print(f"out         {out}, {RunFolder(out, program, force).state()}")
         return
@@ -116,44 +117,15 @@ METHODS = {"geomask3d": _geomask3d}
 
 
 def _train(ctx: typer.Context, plan: Any, learner: Any, data: Any, run: Any) -> None:
-    """Train, show how it goes, and say where the weights are."""
+    """Train, with pictures; says before what may surprise."""
     from pc3dcli.commands.pretrain_pictures import PictureMaker
-    from pc3dcli.commands.training_progress import TrainingReporter
-    from pc3dcli.train import train
+    from pc3dcli.commands.training_run import train_and_report
 
-    folder, params = run.folder, ctx.params
-    if len(data.shapes.files) > 1 and not params["quiet"]:
+    if len(data.shapes.files) > 1 and not ctx.params["quiet"]:
         typer.echo(f"pc3d pretrain: {data.shapes.source}", err=True)
-    if len(data) < plan.training.batch_size and not params["quiet"]:
+    if len(data) < plan.training.batch_size and not ctx.params["quiet"]:
         typer.echo(
             f"pc3d pretrain: {len(data)} shapes are one batch, {plan.training.batch_size} were asked for", err=True
         )
-    pictures = PictureMaker(data, plan.pictures, folder.path / "pictures", plan.training.seed)
-    shown = {name: params[name] for name in ("json", "quiet", "verbose", "progress")}
-    with TrainingReporter("pretrain", folder.program, **shown) as reporter:
-        try:
-            result = train(learner, data, plan.training, run, report=reporter, after_epoch=pictures.after_epoch)
-        except KeyboardInterrupt:
-            reporter.interrupted()
-            raise
-    if result.is_main:
-        reporter.finished(result.steps, result.new_steps, folder.path)
-        if not params["json"]:
-            print(folder.path / "model.safetensors")
-
-
-def _estimate(plan: Any, learner: Any, data: Any, device: str) -> None:
-    """Print what a run would take, measured on its first batch."""
-    from pc3dcli.commands.training_progress import duration
-    from pc3dcli.train import measure_step
-
-    measured = measure_step(learner, data, plan.training, device)
-    trained = sum(p.numel() for p in learner.parameters() if p.requires_grad)
-    whole = sum(p.numel() for p in learner.parameters())
-    config = plan.training
-    print(f"parameters  {trained:,} trained, {whole:,} with teachers")
-    print(f"data        {data.shapes.source}, {measured.batch_size} a step")
-    print(f"steps       {measured.steps:,} in {config.epochs} epochs")
-    total = duration(measured.seconds * measured.steps)
-    print(f"time        {total}, at {measured.seconds:.3g} s a step on {measured.device} (measured, without reading)")
-    print(f"memory      {measured.num_bytes / 2**30:.2g} GiB on {measured.device} (measured)")
+    pictures = PictureMaker(data, plan.pictures, run.folder.path / "pictures", plan.training.seed)
+    train_and_report(ctx, learner, data, plan.training, run, after_epoch=pictures.after_epoch)

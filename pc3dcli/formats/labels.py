@@ -21,20 +21,18 @@ def point_labels(num_points: int, point_indices: list[np.ndarray]) -> np.ndarray
     return labels
 
 
-def write_label_tensors(
-    file: BinaryIO, labels: np.ndarray, vote_share: np.ndarray, seen: np.ndarray, metadata: dict
-) -> None:
+def write_label_tensors(file: BinaryIO, arrays: dict[str, np.ndarray], metadata: dict) -> None:
     """Write <scene>.safetensors.
 
-    labels      (N,) int32, instance of each point, -1 for none
-    vote_share  (N,) float32, share of the votes on a point that its most voted track won, 0 without votes
-    seen        (N,) int32, frames that see the point
-    metadata    name -> text, or anything JSON can say
+    arrays    (N,) each: instance int32, -1 for none; of lifted labels vote_share float32, the share of the votes on a
+              point that its most voted track won, 0 without votes, and seen int32, frames that see the point; of
+              predicted ones confidence float32, the probability of its instance, 0 for none
+    metadata  name -> text, or anything JSON can say
     """
     from safetensors.numpy import save
 
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
-    file.write(_sorted_header(save({"instance": labels, "seen": seen, "vote_share": vote_share}, metadata=texts)))
+    file.write(_sorted_header(save(dict(sorted(arrays.items())), metadata=texts)))
 
 
 def write_part_tensor(file: BinaryIO, part: np.ndarray, metadata: dict[str, str]) -> None:

@@ -20,7 +20,7 @@ from pc3dcli.stream.writer import atomic_file
 
 FORMAT = "pc3d.weights/1"
 MODEL_FILE, CONFIG_FILE = "model.safetensors", "config.json"
-KINDS = ("pretrain", "classify", "parts")
+KINDS = ("pretrain", "classify", "parts", "instances")
 
 
 def write_model(

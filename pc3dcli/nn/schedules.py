@@ -2,7 +2,7 @@
 """Learning rates over training, and which parameters are decayed: the recipes of masked autoencoders.
 
 Point-MAE and Point-M2AE step the rate once an epoch (timm's cosine schedule); GM3D and the later codes step it every
-iteration (MAE's schedule).
+iteration (MAE's schedule).  Mask3D and Segment3D have torch's one-cycle schedule.
 """
 
 from __future__ import annotations
@@ -36,6 +36,17 @@ def iteration_rate(epoch: float, *, peak: float, epochs: float, warmup: float, f
         return peak * epoch / warmup
     progress = min((epoch - warmup) / max(epochs - warmup, 1e-9), 1.0)
     return floor + 0.5 * (peak - floor) * (1 + math.cos(math.pi * progress))
+
+
+def one_cycle_rate(progress: float, *, peak: float) -> float:
+    """Return the rate at a share of the training: half a cosine up for 0.3 of it, half a cosine down to almost 0.
+
+    The numbers are those of torch.optim.lr_scheduler.OneCycleLR: from peak / 25 to peak to peak / 250,000.
+    """
+    low, end, rise = peak / 25, peak / 25e4, 0.3
+    if progress < rise:
+        return low + 0.5 * (peak - low) * (1 - math.cos(math.pi * progress / rise))
+    return end + 0.5 * (peak - end) * (1 + math.cos(math.pi * min((progress - rise) / (1 - rise), 1.0)))
 
 
 def parameter_groups(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from pc3dcli.errors import UsageError
 from pc3dcli.nn.kernel_maps import KernelMap, Sites
 
 Backend = Literal["torch", "spconv"]
@@ -35,6 +36,21 @@ class SparseTensor:
     def replace(self, features: Tensor) -> SparseTensor:
         """Return other features at the same voxels."""
         return SparseTensor(features, self.sites, self.backend)
+
+
+def chosen_backend(wanted: Literal["auto", "torch", "spconv"], device: torch.device) -> Backend:
+    """Return the implementation for a device: with auto spconv on a GPU where it is installed, else torch.
+
+    raises  UsageError when spconv is wanted and not there, or there as the wheel that gives wrong results
+    """
+    from pc3dcli.nn.sparse_spconv import has_spconv
+
+    if wanted == "spconv" and not has_spconv():
+        hint = "pip install 'pc3d[sparse]'; the wheel named just spconv gives wrong results"
+        raise UsageError("sparse = spconv: no spconv-cu wheel is installed", hint=hint)
+    if wanted == "auto":
+        return "spconv" if device.type == "cuda" and has_spconv() else "torch"
+    return wanted
 
 
 class _Conv(nn.Module):

@@ -14,12 +14,18 @@ from torch import Tensor
 
 from pc3dcli.nn.kernel_maps import KernelMap
 
-WRONG_WHEEL = "spconv"  # the name of the distribution that only knows processors; those for GPUs are spconv-cu...
+RIGHT_WHEELS = ("spconv-cu120", "spconv-cu126")
 
 
 def has_spconv() -> bool:
     """Tell whether a wheel of spconv is installed whose results are right."""
-    return any(name and name.startswith("spconv-cu") for name in metadata.packages_distributions().get("spconv", ()))
+    for name in RIGHT_WHEELS:
+        try:
+            metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        return True
+    return False
 
 
 def convolve_spconv(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:

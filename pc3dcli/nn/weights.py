@@ -2,7 +2,8 @@
 """Reading checkpoints of other projects: tensors only, no code, and nothing loaded that does not fit exactly.
 
 A pickle is read with torch's restricted unpickler (`weights_only=True`), which refuses everything but tensors and
-plain containers; a .safetensors file cannot hold code at all.
+plain containers; a .safetensors file cannot hold code at all.  Settings that Lightning keeps beside the weights
+(omegaconf's classes) are read as empty things, for which no code of theirs runs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 
 from pc3dcli.errors import InputError, WeightsError
 
+SETTINGS = ("omegaconf.", "typing.Any")
 NESTED = ("base_model", "model_state_dict", "model", "state_dict")  # where trainers of this field keep the weights
 
 
@@ -109,7 +111,8 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 def _read_pickle(path: Path) -> object:
     try:
-        with torch.serialization.safe_globals(_numpy_numbers()), warnings.catch_warnings():
+        harmless = [*_numpy_numbers(), *_settings_classes(path)]
+        with torch.serialization.safe_globals(harmless), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the pickle's protocol
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile pickle fails in any way: IndexError, KeyError, UnicodeError, ...
@@ -118,6 +121,25 @@ def _read_pickle(path: Path) -> object:
             file=path,
             hint="pc3d never runs code out of a checkpoint; download the official file again or save its state dict",
         ) from None
+
+
+class _Nothing:
+    """What stands for an object of somebody's settings: takes whatever it is given and keeps none of it."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _settings_classes(path: Path) -> list:
+    """Return stand-ins for the classes of settings that a checkpoint names."""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # damaged in any way, which reading it will say
+        return []
+    return [(_Nothing, name) for name in names if name.startswith(SETTINGS)]
 
 
 def _reason(error: Exception) -> str:

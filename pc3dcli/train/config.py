@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pc3dcli.errors import check_choices, check_ranges
-from pc3dcli.nn.schedules import epoch_rate, iteration_rate
+from pc3dcli.nn.schedules import epoch_rate, iteration_rate, one_cycle_rate
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class TrainConfig:
     weight_decay: float = 0.05  # of matrices; biases, norms and what is named token have none
     betas: tuple[float, float] = (0.9, 0.95)  # of AdamW
     warmup_epochs: float = 10.0  # of linear rise; at most a fifth of the epochs, ours
-    schedule: Literal["epoch", "iteration"] = "iteration"  # when the learning rate changes
+    schedule: Literal["epoch", "iteration", "one-cycle"] = "iteration"  # when the learning rate changes, and how
     min_lr: float = 0.0  # at the end; the schedule by epochs also begins there
     period: float | None = None  # epochs of the cosine where it changes by epochs; none: those of the run
     clip: float = 0.0  # largest norm of the gradient, 0 for any
@@ -49,6 +49,8 @@ class TrainConfig:
         if self.schedule == "epoch":
             period = self.period or self.epochs
             return epoch_rate(at.epoch, peak=self.lr, period=period, warmup=warmup, floor=self.min_lr)
+        if self.schedule == "one-cycle":
+            return one_cycle_rate(at.step / max(self.epochs * at.steps_per_epoch - 1, 1), peak=self.lr)
         now = at.step / at.steps_per_epoch
         return iteration_rate(now, peak=self.lr, epochs=self.epochs, warmup=warmup, floor=self.min_lr)
 

@@ -17,7 +17,12 @@ METADATA = {"format": "pc3d", "method": "lift3d consensus", "config": {"é": [1,
 def tensors(metadata=METADATA) -> bytes:
     file = io.BytesIO()
     labels = np.array([0, -1, 2], np.int32)
-    write_label_tensors(file, labels, np.array([0.5, 0, 1], np.float32), np.array([1, 0, 9], np.int32), metadata)
+    arrays = {
+        "instance": labels,
+        "vote_share": np.array([0.5, 0, 1], np.float32),
+        "seen": np.array([1, 0, 9], np.int32),
+    }
+    write_label_tensors(file, arrays, metadata)
     return file.getvalue()
 
 

@@ -58,10 +58,19 @@ class SceneLevels:
 
 @dataclass(frozen=True, eq=False)
 class MaskPrediction:
-    """What Q queries say of a scene of n voxels: class logits (Q, classes + 1), the last no object; masks (n, Q)."""
+    """What Q queries say of a scene of n voxels.
+
+    classes     (Q, classes + 1) logits, the last of no object
+    embeddings  (Q, dim), features (n, dim): the logit of a mask at a voxel is their product
+    """
 
     classes: Tensor
-    masks: Tensor
+    embeddings: Tensor
+    features: Tensor
+
+    def masks(self, query: Tensor | None = None) -> Tensor:
+        """Return the mask logits (Q, n) of all queries, or of some."""
+        return (self.embeddings if query is None else self.embeddings[query]) @ self.features.T
 
 
 class FourierPositions(nn.Module):
@@ -132,21 +141,22 @@ class MaskDecoder(nn.Module):
                                  skip_near_origin=False)[0]  # fmt: skip
         where = self.query_projection(self.positions(fine[starts], fine.amin(dim=0), fine.amax(dim=0)))
         encoded = [self.positions(xyz, xyz.amin(dim=0), xyz.amax(dim=0)) for xyz in scene.positions[:LEVELS]]
-        mask_features = self.mask_features(scene.features[-1])
+        features = self.mask_features(scene.features[-1])
+        pooled = pooled_features(features.detach(), scene.parents)
         queries = torch.zeros_like(where)
-        predictions = [self._predict(queries, mask_features)]
+        predictions = [self._predict(queries, features)]
         for _ in range(self.config.rounds):
             for level, layer in enumerate(self.layers):
-                logits = pool_to_level(predictions[-1].masks.detach(), scene.parents, level)
-                seen = self._sample(len(logits), level, generator, logits.device)
-                is_blocked = (logits[seen] < 0).T  # a probability below one half
+                seen = self._sample(len(pooled[level]), level, generator, features.device)
+                logits = predictions[-1].embeddings.detach() @ pooled[level][seen].T
+                is_blocked = logits < 0  # a probability below one half
                 queries = layer(queries, where, scene.features[level][seen], encoded[level][seen], is_blocked)
-                predictions.append(self._predict(queries, mask_features))
+                predictions.append(self._predict(queries, features))
         return predictions
 
-    def _predict(self, queries: Tensor, mask_features: Tensor) -> MaskPrediction:
+    def _predict(self, queries: Tensor, features: Tensor) -> MaskPrediction:
         queries = self.norm(queries)
-        return MaskPrediction(self.class_head(queries), mask_features @ self.mask_head(queries).T)
+        return MaskPrediction(self.class_head(queries), self.mask_head(queries), features)
 
     def _sample(self, num: int, level: int, generator: torch.Generator | None, device: torch.device) -> Tensor | slice:
         wanted = self.config.sampled_voxels[level]
@@ -155,14 +165,15 @@ class MaskDecoder(nn.Module):
         return torch.randperm(num, generator=generator)[:wanted].to(device)
 
 
-def pool_to_level(values: Tensor, parents: list[Tensor], level: int) -> Tensor:
-    """Return the mean of values (n, C) of the finest voxels at a coarser resolution, one step at a time.
+def pooled_features(features: Tensor, parents: list[Tensor]) -> list[Tensor]:
+    """Return features (n, C) of the finest voxels at the coarser resolutions, the coarsest first, one step at a time.
 
-    parents  of resolutions 1, 2, ... into the one before (0 the coarsest); level 0, 1, ...
+    A mask's logits averaged over voxels are the logits of the averaged features.
     """
-    for parent in reversed(parents[level:]):
-        values = mean_by_parent(values, parent)
-    return values
+    pooled = [features]
+    for parent in reversed(parents):
+        pooled.insert(0, mean_by_parent(pooled[0], parent))
+    return pooled[:-1]
 
 
 def mean_by_parent(values: Tensor, parent: Tensor) -> Tensor:

@@ -51,13 +51,13 @@ def mask_instances(
     """Turn predictions into instances of voxels, the best first.
 
     classes  (Q, C + 1) float, logits; the last is no object
-    masks    (n, Q) float, logits
+    masks    (Q, n) float, logits
     coords   (n, 3) int, voxels
     """
     shifted = np.exp(classes - classes.max(axis=1, keepdims=True))
     objectness = 1 - shifted[:, -1] / shifted.sum(axis=1)
     found = []
-    for query, logits in enumerate(masks.T):
+    for query, logits in enumerate(masks):
         inside = np.flatnonzero(logits > 0)
         if len(inside) < config.min_voxels:
             continue

@@ -35,10 +35,21 @@ class LossConfig:
 
 @dataclass(frozen=True, eq=False)
 class SceneTargets:
-    """Instances of a scene: masks (n, M) bool, and is_ignored (n, M) bool where a voxel does not count for one."""
+    """Instances of a scene: masks (M, n) float, 1 inside; counted (M, n) float, 0 where a voxel does not count for one.
+
+    counted  None where every voxel counts
+    """
 
     masks: Tensor
-    is_ignored: Tensor
+    counted: Tensor | None = None
+
+    def count(self) -> Tensor | float:
+        """Return how many voxels count for each instance, (M, 1), at least one."""
+        return max(self.masks.shape[1], 1) if self.counted is None else self.counted.sum(1, keepdim=True).clamp(min=1)
+
+    def of(self, instance: Tensor) -> SceneTargets:
+        """Return the targets of some instances."""
+        return SceneTargets(self.masks[instance], None if self.counted is None else self.counted[instance])
 
 
 def mask_losses(
@@ -60,14 +71,20 @@ def mask_losses(
 def match(prediction: MaskPrediction, targets: SceneTargets, config: LossConfig) -> tuple[Tensor, Tensor]:
     """Return (query, instance), both (K,) int64, of the pairs with the least total cost; K = min(Q, M)."""
     with torch.no_grad():
-        logits = prediction.masks.float()
-        mask, counted = targets.masks.float(), (~targets.is_ignored).float()
-        inside = mask * counted
+        logits = prediction.masks().float()
+        inside = targets.masks if targets.counted is None else targets.masks * targets.counted
+        size = inside.sum(dim=1)
         softplus = F.softplus(-logits)  # -log p; -log(1 - p) is it + logits
-        bce = softplus.T @ counted + logits.T @ (counted - inside)  # (Q, M)
-        bce /= counted.sum(dim=0).clamp(min=1)
-        p = logits.sigmoid()
-        dice = 1 - (2 * p.T @ inside + 1) / (p.T @ counted + inside.sum(dim=0) + 1)
+        p = torch.exp(-softplus)
+        if targets.counted is None:
+            bce = (softplus.sum(dim=1, keepdim=True) + logits.sum(dim=1, keepdim=True)) - logits @ inside.T
+            total = p.sum(dim=1, keepdim=True)
+        else:
+            bce = softplus @ targets.counted.T + logits @ (targets.counted - inside).T  # (Q, M)
+            total = p @ targets.counted.T
+        count = targets.count()
+        bce = bce / (count.T if isinstance(count, Tensor) else count)
+        dice = 1 - (2 * p @ inside.T + 1) / (total + size + 1)
         cost = config.bce_weight * bce + config.dice_weight * dice
         cost -= config.class_weight * prediction.classes.float().softmax(dim=1)[:, :1]  # the object's
         query, instance = linear_sum_assignment(cost.cpu().numpy())
@@ -79,7 +96,7 @@ def _losses_of_step(
     predictions: list[MaskPrediction], targets: list[SceneTargets], config: LossConfig
 ) -> dict[str, Tensor]:
     """Return the weighted losses of one prediction a scene: classes over all queries, masks as a sum over scenes."""
-    bce = dice = predictions[0].masks.sum() * 0.0
+    bce = dice = predictions[0].embeddings.sum() * 0.0
     is_object = []
     for prediction, target in zip(predictions, targets, strict=True):
         query, instance = match(prediction, target, config)
@@ -87,7 +104,7 @@ def _losses_of_step(
         found[query] = True
         is_object.append(found)
         if len(query):
-            of_scene = _mask_losses(prediction.masks[:, query], target, instance)
+            of_scene = _mask_losses(prediction.masks(query), target.of(instance))
             bce, dice = bce + of_scene[0], dice + of_scene[1]
     losses = {"loss_bce": config.bce_weight * bce, "loss_dice": config.dice_weight * dice}
     if config.class_weight:
@@ -104,11 +121,12 @@ def _class_loss(predictions: list[MaskPrediction], is_object: Tensor, config: Lo
     return F.cross_entropy(logits, label, weight)
 
 
-def _mask_losses(logits: Tensor, targets: SceneTargets, instance: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean binary cross-entropy and Dice of matched logits (n, K), each the mean over the K masks."""
-    logits = logits.float()
-    mask, counted = targets.masks[:, instance].float(), (~targets.is_ignored[:, instance]).float()
-    bce = F.binary_cross_entropy_with_logits(logits, mask, reduction="none") * counted
-    p, inside = logits.sigmoid() * counted, mask * counted
-    dice = 1 - (2 * (p * inside).sum(dim=0) + 1) / (p.sum(dim=0) + inside.sum(dim=0) + 1)
-    return (bce.sum(dim=0) / counted.sum(dim=0).clamp(min=1)).mean(), dice.mean()
+def _mask_losses(logits: Tensor, targets: SceneTargets) -> tuple[Tensor, Tensor]:
+    """Return mean binary cross-entropy and Dice of matched logits (K, n), each the mean over the K masks."""
+    logits, mask, counted = logits.float(), targets.masks, targets.counted
+    bce = F.binary_cross_entropy_with_logits(logits, mask, counted, reduction="none").sum(dim=1, keepdim=True)
+    p = logits.sigmoid()
+    if counted is not None:
+        p, mask = p * counted, mask * counted
+    dice = 1 - (2 * (p * mask).sum(dim=1) + 1) / (p.sum(dim=1) + mask.sum(dim=1) + 1)
+    return (bce / targets.count()).mean(), dice.mean()

@@ -127,9 +127,9 @@ def _targets(batch: Any, scene: int) -> SceneTargets:
     row[own] = torch.arange(len(own), device=own.device)
 
     def dense(pairs: Tensor) -> Tensor:
-        mask = torch.zeros(num, len(own), dtype=torch.bool, device=pairs.device)
+        mask = torch.zeros(len(own), num, device=pairs.device)
         instance, voxel = pairs[:, row[pairs[0]] >= 0] if len(own) else pairs[:, :0]
-        mask[voxel - first, row[instance]] = True
+        mask[row[instance], voxel - first] = 1
         return mask
 
-    return SceneTargets(dense(batch.instances), dense(batch.ignored))
+    return SceneTargets(dense(batch.instances), 1 - dense(batch.ignored) if batch.ignored.numel() else None)

@@ -11,7 +11,7 @@ from pc3dcli.papers.granularity.mask_decoder import (
     RefinementLayer,
     SceneLevels,
     mean_by_parent,
-    pool_to_level,
+    pooled_features,
 )
 
 SMALL = DecoderConfig(dim=16, heads=2, ffn_dim=32, rounds=2, sampled_voxels=(2, 4, 8, 16))
@@ -47,7 +47,7 @@ def test_predictions_are_one_more_than_refinements():
     decoder, at = make_decoder(), scene()
     predictions = decoder(at, 7)
     assert len(predictions) == 2 * 4 + 1
-    assert all(p.classes.shape == (7, 2) and p.masks.shape == (len(at.coords), 7) for p in predictions)
+    assert all(p.classes.shape == (7, 2) and p.masks().shape == (7, len(at.coords)) for p in predictions)
     assert len(MaskDecoder(DecoderConfig(), CHANNELS)(at, 3)) == 13  # 12 + 1, section 7.1
 
 
@@ -93,18 +93,39 @@ def test_pooling_is_the_mean_over_occupied_children_step_by_step():
     values = torch.tensor([[1.0], [3.0], [10.0], [20.0]])
     parents = [torch.tensor([0, 0]), torch.tensor([0, 0, 0, 1])]
     torch.testing.assert_close(mean_by_parent(values, parents[1]), torch.tensor([[14 / 3], [20.0]]))
-    torch.testing.assert_close(pool_to_level(values, parents, 0), torch.tensor([[(14 / 3 + 20) / 2]]))
-    assert torch.equal(pool_to_level(values, parents, 2), values)
+    coarsest, coarse = pooled_features(values, parents)
+    torch.testing.assert_close(coarse, torch.tensor([[14 / 3], [20.0]]))
+    torch.testing.assert_close(coarsest, torch.tensor([[(14 / 3 + 20) / 2]]))
+
+
+def test_attention_is_blocked_where_the_averaged_mask_is_below_one_half(monkeypatch):
+    """Section 7.1: logits pooled over occupied voxels, one step at a time."""
+    decoder, at = make_decoder(), scene()
+    blocked = []
+    forward = RefinementLayer.forward
+
+    def watch(self, queries, where, voxels, positions, is_blocked):
+        blocked.append(is_blocked)
+        return forward(self, queries, where, voxels, positions, is_blocked)
+
+    monkeypatch.setattr(RefinementLayer, "forward", watch)
+    predictions = decoder(at, 6)
+    for step, found in enumerate(blocked):
+        logits = predictions[step].masks().detach().T
+        for parent in reversed(at.parents[step % 4 :]):
+            logits = mean_by_parent(logits, parent)
+        away = logits.abs() > 1e-5  # sums in another order
+        assert torch.equal((logits < 0)[away], found.T[away])
 
 
 def test_training_looks_at_a_share_of_the_voxels_and_testing_at_all():
     decoder, at = make_decoder(), scene()
-    whole = [decoder(at, 4)[-1].masks for _ in range(2)]
-    drawn = [decoder(at, 4, torch.Generator().manual_seed(seed))[-1].masks for seed in (0, 0, 1)]
+    whole = [decoder(at, 4)[-1].masks() for _ in range(2)]
+    drawn = [decoder(at, 4, torch.Generator().manual_seed(seed))[-1].masks() for seed in (0, 0, 1)]
     assert torch.equal(*whole) and torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], whole[0])
     plenty = make_decoder(sampled_voxels=(10**6,) * 4)
-    assert torch.equal(plenty(at, 4, torch.Generator())[-1].masks, whole[0])
+    assert torch.equal(plenty(at, 4, torch.Generator())[-1].masks(), whole[0])
 
 
 def test_order_of_voxels_permutes_masks():
@@ -118,7 +139,7 @@ def test_order_of_voxels_permutes_masks():
     )
     first, second = (decoder(one, 5)[-1] for one in (at, moved))
     pairs = torch.cdist(first.classes, second.classes).argmin(1)  # ties of the farthest may order queries otherwise
-    torch.testing.assert_close(first.masks[order], second.masks[:, pairs], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(first.masks()[:, order], second.masks()[pairs], rtol=1e-4, atol=1e-5)
 
 
 def test_one_voxel_is_finite():
@@ -128,12 +149,12 @@ def test_one_voxel_is_finite():
         [torch.tensor([0])] * 4,
         torch.tensor([[5, 5, 5]]),
     )
-    assert all(p.masks.isfinite().all() and p.classes.isfinite().all() for p in make_decoder()(one, 3))
+    assert all(p.masks().isfinite().all() and p.classes.isfinite().all() for p in make_decoder()(one, 3))
 
 
 def test_every_parameter_gets_a_gradient():
     decoder = make_decoder()
-    sum(p.masks.square().mean() + p.classes.square().mean() for p in decoder(scene(), 6)).backward()
+    sum(p.masks().square().mean() + p.classes.square().mean() for p in decoder(scene(), 6)).backward()
     missing = [name for name, p in decoder.named_parameters() if p.grad is None or not p.grad.abs().sum()]
     assert missing == []
 

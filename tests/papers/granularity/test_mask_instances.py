@@ -15,9 +15,9 @@ ALL = MaskInstancesConfig(keep_share=1.0, cluster_min_neighbors=2)
 
 
 def logits_of(*masks: slice, inside=2.0, outside=-3.0) -> np.ndarray:
-    logits = np.full((60, len(masks)), outside)
+    logits = np.full((len(masks), 60), outside)
     for query, where in enumerate(masks):
-        logits[where, query] = inside
+        logits[query, where] = inside
     return logits
 
 
@@ -27,7 +27,7 @@ def sigmoid(x: float) -> float:
 
 def test_score_is_objectness_times_mean_probability_inside():
     logits = logits_of(slice(0, 30))
-    logits[:10, 0] = 1.0
+    logits[0, :10] = 1.0
     classes = np.array([[np.log(3.0), 0.0]])
     (found,) = mask_instances(classes, logits, LINE, ALL)
     assert found.index.tolist() == list(range(30))
@@ -37,15 +37,15 @@ def test_score_is_objectness_times_mean_probability_inside():
 
 def test_a_logit_of_zero_is_outside():
     logits = logits_of(slice(0, 30))
-    logits[30:35] = 0.0
+    logits[:, 30:35] = 0.0
     (found,) = mask_instances(np.zeros((1, 2)), logits, LINE, ALL)
     assert len(found.index) == 30
 
 
 def test_a_mask_that_falls_apart_is_several_instances_and_crumbs_are_dropped():
     logits = logits_of(slice(0, 20))
-    logits[25:45] = 2.0  # 5 voxels further on: beyond the reach of 2.5
-    logits[50:58] = 2.0  # 8 voxels are too few
+    logits[:, 25:45] = 2.0  # 5 voxels further on: beyond the reach of 2.5
+    logits[:, 50:58] = 2.0  # 8 voxels are too few
     found = mask_instances(np.zeros((1, 2)), logits, LINE, ALL)
     assert sorted((one.index[0], len(one.index)) for one in found) == [(0, 20), (25, 20)]
     assert len(mask_instances(np.zeros((1, 2)), logits, LINE, MaskInstancesConfig(

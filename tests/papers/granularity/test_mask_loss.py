@@ -11,26 +11,35 @@ from pc3dcli.papers.granularity.mask_loss import LossConfig, SceneTargets, mask_
 
 def targets(num=30, instances=4, seed=0, share=0.3) -> SceneTargets:
     generator = torch.Generator().manual_seed(seed)
-    masks = torch.rand(num, instances, generator=generator) < share
-    return SceneTargets(masks, torch.zeros_like(masks))
+    return SceneTargets((torch.rand(instances, num, generator=generator) < share).float())
+
+
+def counted(t: SceneTargets, share: float) -> SceneTargets:
+    """The same with some voxels that do not count."""
+    return SceneTargets(
+        t.masks, (torch.rand(t.masks.shape, generator=torch.Generator().manual_seed(5)) >= share).float()
+    )
+
+
+def with_masks(classes, masks) -> MaskPrediction:
+    """A prediction of these mask logits (Q, n)."""
+    return MaskPrediction(classes, masks, torch.eye(masks.shape[1], dtype=masks.dtype))
 
 
 def prediction(num=30, queries=7, seed=1) -> MaskPrediction:
     generator = torch.Generator().manual_seed(seed)
-    return MaskPrediction(
-        torch.randn(queries, 2, generator=generator, dtype=torch.float64),
-        2 * torch.randn(num, queries, generator=generator, dtype=torch.float64),
-    )
+    classes = torch.randn(queries, 2, generator=generator, dtype=torch.float64)
+    return with_masks(classes, 2 * torch.randn(queries, num, generator=generator, dtype=torch.float64))
 
 
 def by_definition(p: MaskPrediction, t: SceneTargets, config: LossConfig) -> float:
     """The loss of one scene and one prediction, over all ways to match."""
-    prob, logits = p.masks.sigmoid(), p.masks
-    M, Q = t.masks.shape[1], logits.shape[1]
+    prob, logits = p.masks().sigmoid(), p.masks()
+    M, Q = len(t.masks), len(logits)
 
     def parts(q, m):
-        keep = ~t.is_ignored[:, m]
-        x, y, s = logits[keep, q], t.masks[keep, m].double(), prob[keep, q]
+        keep = slice(None) if t.counted is None else t.counted[m] > 0
+        x, y, s = logits[q, keep], t.masks[m, keep].double(), prob[q, keep]
         bce = F.binary_cross_entropy_with_logits(x, y) if len(x) else torch.tensor(0.0)
         return bce, 1 - (2 * (s * y).sum() + 1) / (s.sum() + y.sum() + 1)
 
@@ -51,8 +60,7 @@ def by_definition(p: MaskPrediction, t: SceneTargets, config: LossConfig) -> flo
 @pytest.mark.parametrize("config", [LossConfig(), LossConfig(class_weight=0), LossConfig(1.0, 2.0, 3.0, 0.5)])
 @pytest.mark.parametrize("ignored", [0.0, 0.4])
 def test_loss_equals_the_definition(config, ignored):
-    t = targets()
-    t = SceneTargets(t.masks, torch.rand(t.masks.shape, generator=torch.Generator().manual_seed(5)) < ignored)
+    t = counted(targets(), ignored) if ignored else targets()
     loss, parts = mask_losses([[prediction()]], [t], config)
     assert float(loss) == pytest.approx(by_definition(prediction(), t, config), rel=1e-5)
     assert sum(float(value) for value in parts.values()) == pytest.approx(float(loss))
@@ -71,39 +79,39 @@ def test_predictions_and_scenes_add_up():
 def test_order_of_instances_and_of_queries_changes_nothing():
     p, t = prediction(), targets()
     expected = float(mask_losses([[p]], [t], LossConfig())[0])
-    shuffled = SceneTargets(t.masks[:, [2, 0, 3, 1]], t.is_ignored)
+    shuffled = SceneTargets(t.masks[[2, 0, 3, 1]])
     assert float(mask_losses([[p]], [shuffled], LossConfig())[0]) == pytest.approx(expected, rel=1e-6)
     order = [3, 6, 0, 1, 5, 2, 4]
-    moved = MaskPrediction(p.classes[order], p.masks[:, order])
+    moved = MaskPrediction(p.classes[order], p.embeddings[order], p.features)
     assert float(mask_losses([[moved]], [t], LossConfig())[0]) == pytest.approx(expected, rel=1e-6)
 
 
 def test_perfect_logits_cost_nothing():
     t = targets()
-    perfect = MaskPrediction(torch.tensor([[20.0, -20.0]] * 4), 40.0 * t.masks - 20.0)
+    perfect = with_masks(torch.tensor([[20.0, -20.0]] * 4), 40.0 * t.masks - 20.0)
     loss, _ = mask_losses([[perfect]], [t], LossConfig())
     assert float(loss) < 1e-4
 
 
 def test_ignored_voxels_have_no_gradient():
     t = targets()
-    t = SceneTargets(t.masks, torch.zeros_like(t.masks).index_fill_(0, torch.tensor([3, 8]), True))
+    t = SceneTargets(t.masks, torch.ones_like(t.masks).index_fill_(1, torch.tensor([3, 8]), 0))
     p = prediction()
-    logits = p.masks.clone().requires_grad_()
-    mask_losses([[MaskPrediction(p.classes, logits)]], [t], LossConfig())[0].backward()
-    assert not logits.grad[[3, 8]].any()
-    assert logits.grad[0].any()
+    logits = p.masks().clone().requires_grad_()
+    mask_losses([[with_masks(p.classes, logits)]], [t], LossConfig())[0].backward()
+    assert not logits.grad[:, [3, 8]].any()
+    assert logits.grad[:, 0].any()
 
 
 def test_scene_without_instances_teaches_no_object_alone():
-    t = SceneTargets(torch.zeros(30, 0, dtype=torch.bool), torch.zeros(30, 0, dtype=torch.bool))
+    t = SceneTargets(torch.zeros(0, 30))
     p = prediction()
-    logits, classes = p.masks.clone().requires_grad_(), p.classes.clone().requires_grad_()
-    loss, parts = mask_losses([[MaskPrediction(classes, logits)]], [t], LossConfig())
+    logits, classes = p.masks().clone().requires_grad_(), p.classes.clone().requires_grad_()
+    loss, parts = mask_losses([[with_masks(classes, logits)]], [t], LossConfig())
     loss.backward()
     assert float(parts["loss_bce"]) == 0 and not logits.grad.any()
     assert (classes.grad[:, 1] < 0).all()
-    without = mask_losses([[MaskPrediction(classes, logits)]], [t], LossConfig(class_weight=0))[0]
+    without = mask_losses([[with_masks(classes, logits)]], [t], LossConfig(class_weight=0))[0]
     without.backward()
     assert float(without.detach()) == 0
 
@@ -116,13 +124,13 @@ def test_more_instances_than_queries_match_what_there_is():
 
 def test_an_instance_that_is_all_ignored_is_finite():
     t = targets()
-    t = SceneTargets(t.masks, torch.ones_like(t.masks))
+    t = SceneTargets(t.masks, torch.zeros_like(t.masks))
     assert mask_losses([[prediction()]], [t], LossConfig())[0].isfinite()
 
 
 def test_extreme_logits_are_finite():
     t = targets()
-    p = MaskPrediction(torch.full((7, 2), 1e4), torch.full((30, 7), -1e4).requires_grad_())
+    p = with_masks(torch.full((7, 2), 1e4), torch.full((7, 30), -1e4).requires_grad_())
     loss, _ = mask_losses([[p]], [t], LossConfig())
     loss.backward()
-    assert loss.isfinite() and p.masks.grad.isfinite().all()
+    assert loss.isfinite() and p.embeddings.grad.isfinite().all()

@@ -62,7 +62,7 @@ def test_batch_of_two_equals_two_singles():
         coords = single[0].clone()
         coords[:, 0] = 0
         alone = predict(model, batch_of((coords, *single[1:])))[0]
-        torch.testing.assert_close(alone[-1].masks, both[scene][-1].masks, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(alone[-1].masks(), both[scene][-1].masks(), rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(alone[-1].classes, both[scene][-1].classes, rtol=1e-3, atol=1e-4)
 
 
@@ -72,7 +72,7 @@ def test_moving_the_scene_by_16_voxels_changes_nothing():
     batch = batch_of(boxes(0, 0, 1))
     shift = torch.tensor([0, 16, -32, 48])
     moved = batch._replace(coords=batch.coords + shift, xyz=batch.xyz + 0.04 * shift[1:])
-    first, second = (predict(model, one)[0][-1].masks for one in (batch, moved))
+    first, second = (predict(model, one)[0][-1].masks() for one in (batch, moved))
     torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-4)
 
 
@@ -131,7 +131,7 @@ def test_learns_one_scene_by_heart():
         found = predict(model, batch)[0][-1]
     masks = torch.zeros(len(batch.coords), 3, dtype=torch.bool)
     masks[batch.instances[1], batch.instances[0]] = True
-    inside = found.masks > 0
+    inside = (found.masks() > 0).T
     both = (inside[:, :, None] & masks[:, None]).sum(0)
     either = (inside[:, :, None] | masks[:, None]).sum(0)
     assert (both / either.clamp(min=1)).max() > 0.9

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `pc3d lift3d` writes: instance records, points of its own, and the files beside them (pc3d-labels(5))."""
+"""What commands that find instances write: their records, points of their own, and files beside (pc3d-labels(5))."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
+from pc3dcli.errors import UsageError
 from pc3dcli.formats.cloud import Cloud, xyz_sha256
 from pc3dcli.formats.coco_rle import encode_points
 from pc3dcli.formats.labels import point_labels, write_label_ply, write_label_tensors
@@ -18,8 +19,18 @@ from pc3dcli.stream.pipeline import Context
 from pc3dcli.stream.provenance import chain_text
 from pc3dcli.stream.writer import atomic_file
 
-if TYPE_CHECKING:
-    from pc3dcli.commands.lift3d import Settings
+FORMATS = {"ply": ".ply", "scannet": ".txt"}  # of --write, and the suffix of the file that is there when it is written
+
+
+def written_formats(write: str | None, out: str) -> tuple[str, ...]:
+    """Return the formats that --write names; raises UsageError for others, and without a folder to write to."""
+    names = tuple(name for name in (write or "").split(",") if name)
+    unknown = [name for name in names if name not in FORMATS]
+    if unknown:
+        raise UsageError(f"--write {unknown[0]}: expected {' or '.join(FORMATS)}")
+    if names and out == "-":
+        raise UsageError("--write needs a place for its files", hint="add --out labels/")
+    return names
 
 
 def instance_record(scene: str, number: int, index: np.ndarray, num_points: int) -> dict:
@@ -41,33 +52,30 @@ def write_points(scene: dict, cloud: Cloud, context: Context) -> dict:
 class Labels:
     """What the files of a scene are made of.
 
-    cloud       its N points
-    indices     (n,) int of each instance: its points
-    scores      in [0, 1], of each instance
-    vote_share  (N,) float32, share of the votes on each point that its best track won
-    seen        (N,) frames that see each point
+    cloud    its N points
+    indices  (n,) int of each instance: its points
+    scores   in [0, 1], of each instance
+    arrays   name -> (N,) numbers of each point, beside its instance
     """
 
     cloud: Cloud
     indices: list[np.ndarray]
     scores: list[float]
-    vote_share: np.ndarray
-    seen: np.ndarray
+    arrays: dict[str, np.ndarray]
 
 
-def write_files(context: Context, settings: Settings, labels: Labels) -> None:
-    """Write the tensors of a scene, and the formats that --write names."""
+def write_files(context: Context, labels: Labels, *, method: str, config: Any, formats: tuple[str, ...]) -> None:
+    """Write the tensors of a scene, and the formats that --write names; method and config go into their metadata."""
     num_points = len(labels.cloud.xyz)
     instance = point_labels(num_points, labels.indices)
-    config = dataclasses.asdict(settings.lift)
-    metadata = {"format": "pc3d", "method": f"lift3d {settings.merge}", "config": config}
+    metadata = {"format": "pc3d", "method": method, "config": dataclasses.asdict(config)}
     metadata["pc3d"] = chain_text(list(context.programs))
     with atomic_file(context.side.path(".safetensors")) as file:
-        write_label_tensors(file, instance, labels.vote_share, labels.seen.astype(np.int32), metadata)
-    if "ply" in settings.formats:
+        write_label_tensors(file, {"instance": instance, **labels.arrays}, metadata)
+    if "ply" in formats:
         with atomic_file(context.side.path(".ply")) as file:
             write_label_ply(file, labels.cloud, instance, _comments(context))
-    if "scannet" in settings.formats:
+    if "scannet" in formats:
         masks = (np.isin(np.arange(num_points), index) for index in labels.indices)
         stem = context.side.stem
         write_prediction(stem.parent, stem.name, masks, [1] * len(labels.indices), labels.scores)

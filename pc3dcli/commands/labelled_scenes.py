@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scenes with instances to learn from: clouds of scans or of streams, labels of streams or of ScanNet's formats.
+
+Clouds and labels meet by the id of their scene, and a cloud must be the one that its labels were made for: the same
+points in the same order, by their hash where a stream says it, else by their number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pc3dcli.commands.inputs import found_scenes, holds_stream, stream_scenes
+from pc3dcli.datasets.voxel_batches import LabelledCloud, LabelledClouds
+from pc3dcli.errors import FormatError, InputError
+from pc3dcli.formats import scannet_instances
+from pc3dcli.formats.cloud import Cloud, read_cloud, xyz_sha256
+from pc3dcli.formats.coco_rle import decode_points
+from pc3dcli.formats.paths import resolve_inside
+from pc3dcli.formats.scannet_aggregation import SUFFIX, Annotations
+from pc3dcli.stream.provenance import file_digest
+from pc3dcli.stream.reader import Line, SceneRecords
+
+Instances = tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]  # points of each, and those that do not count
+
+
+@dataclass(frozen=True)
+class SceneCloud:
+    """Where the cloud of a scene is, and which points it must have: their number and hash, None where not known."""
+
+    file: Path
+    num_points: int | None = None
+    xyz_sha256: str | None = None
+
+    def read(self) -> Cloud:
+        """Read it; raises InputError when it is another cloud."""
+        cloud = read_cloud(self.file)
+        if self.xyz_sha256 is not None and xyz_sha256(cloud.xyz) != self.xyz_sha256:
+            raise InputError("its points are not those that the labels were made for", file=self.file)
+        if self.num_points is not None and len(cloud.xyz) != self.num_points:
+            message = f"found {len(cloud.xyz)} points, its labels are for {self.num_points}"
+            raise InputError(message, file=self.file)
+        return cloud
+
+
+@dataclass(frozen=True)
+class SceneLabels:
+    """The labels of a scene: `read` gives the instances for a number of points; `digest` follows from what they say."""
+
+    read: Callable[[int], Instances]
+    digest: str
+    num_points: int | None = None
+    xyz_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class LabelledScenes:
+    """Scenes that have both, in the order of the clouds.
+
+    digest    of which scenes they are and what their labels say
+    unlabelled  ids of clouds without labels, which are left out
+    """
+
+    clouds: LabelledClouds
+    digest: str
+    unlabelled: tuple[str, ...]
+
+
+def labelled_scenes(names: list[str], labels: str | None, *, dataset: str, structure: Iterable[int]) -> LabelledScenes:
+    """Open scenes to learn from.
+
+    names      scans, folders of them, or streams whose scenes name their clouds
+    labels     a stream of `instance3d` records, a folder of them, or ScanNet ground truth; None: those of `names`
+    structure  label ids of ground truth that are no instances: walls and floors
+    raises     InputError where nothing is found, FormatError for broken streams
+    """
+    found, of_names = _clouds(names, dataset)
+    of_labels = of_names if labels is None else _labels(labels, frozenset(structure))
+    both = [scene for scene in found if scene in of_labels]
+    if not both:
+        place = names[0] if labels is None else labels
+        some = next(iter(found), None)
+        hint = "pc3d lift3d makes labels" if labels is None else f"labels are matched by scene id, such as {some}"
+        raise InputError("holds instances of none of the scenes", file=place, hint=hint)
+
+    def load(index: int) -> LabelledCloud:
+        scene = both[index]
+        return _labelled(found[scene], of_labels[scene])
+
+    text = "\n".join(f"{scene} {of_labels[scene].digest}" for scene in both)
+    digest = f"{len(both)} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    unlabelled = tuple(scene for scene in found if scene not in of_labels)
+    return LabelledScenes(LabelledClouds(tuple(both), load), digest, unlabelled)
+
+
+def _labelled(place: SceneCloud, labels: SceneLabels) -> LabelledCloud:
+    num_points = labels.num_points if labels.num_points is not None else place.num_points
+    sha256 = labels.xyz_sha256 or place.xyz_sha256
+    cloud = SceneCloud(place.file, num_points, sha256).read()
+    try:
+        instances, ignored = labels.read(len(cloud.xyz))
+    except (FormatError, InputError) as error:
+        error.file = error.file or place.file
+        raise
+    return LabelledCloud(cloud.xyz, cloud.rgb, instances, ignored)
+
+
+def _clouds(names: list[str], dataset: str) -> tuple[dict[str, SceneCloud], dict[str, SceneLabels]]:
+    """Return the clouds of all inputs by scene, and the labels that the streams among them have."""
+    clouds, labels = {}, {}
+    streams = [name for name in names if holds_stream(name)]
+    for scene in _labelled_streams(streams):
+        record = scene.scene
+        if record.get("points") is not None:
+            file = resolve_inside(Path(record["root"]), record["points"])
+            clouds[scene.id] = SceneCloud(file, record.get("num_points"), record.get("xyz_sha256"))
+        if scene.kept:
+            labels[scene.id] = _stream_labels(scene)
+    for ref in found_scenes([name for name in names if name not in streams], dataset):
+        scene = ref.open()
+        if scene.points is None:
+            raise InputError("has no cloud to learn on", file=ref.path, hint="pc3d lift3d --out labels/ fuses one")
+        clouds[ref.scene] = SceneCloud(scene.root / scene.points)
+    return clouds, labels
+
+
+def _labels(name: str, structure: frozenset[int]) -> dict[str, SceneLabels]:
+    if holds_stream(name):
+        return {scene.id: _stream_labels(scene) for scene in _labelled_streams([name]) if scene.kept}
+    folder = Path(name)
+    if not folder.exists():
+        raise InputError("no such file or folder", file=folder)
+    annotations = Annotations(folder if folder.is_dir() else folder.parent, "nyu40id")
+    return {
+        scene: _truth_labels(path, annotations, structure)
+        for scene, path in scannet_instances.find_truth(folder).items()
+    }
+
+
+def _labelled_streams(names: list[str]) -> Iterable[SceneRecords]:
+    """Yield the scenes of streams that did not fail, with the `instance3d` records that they keep."""
+
+    def keep(line: Line) -> dict | None:
+        return line.record if line.type == "instance3d" else None
+
+    for scene in stream_scenes(names, keep):
+        if scene.scene is not None and scene.ok:
+            yield scene
+
+
+def _stream_labels(scene: SceneRecords) -> SceneLabels:
+    masks = [(record["rle"], record.get("ignore")) for record in scene.kept]
+    source = scene.source
+
+    def read(num_points: int) -> Instances:
+        try:
+            pairs = [(_points(rle, num_points), _points(ignore, num_points)) for rle, ignore in masks]
+        except FormatError as error:
+            error.file = error.file or source
+            raise
+        return tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
+
+    digest = hashlib.sha256(repr(masks).encode()).hexdigest()
+    return SceneLabels(read, digest, scene.scene.get("num_points"), scene.scene.get("xyz_sha256"))
+
+
+def _points(rle: dict | None, num_points: int) -> np.ndarray:
+    return np.zeros(0, np.int64) if rle is None else np.flatnonzero(decode_points(rle, num_points))
+
+
+def _truth_labels(path: Path, annotations: Annotations, structure: frozenset[int]) -> SceneLabels:
+    def read(num_points: int) -> Instances:
+        is_annotation = path.name.endswith(SUFFIX)
+        ids = annotations.instance_ids(path) if is_annotation else scannet_instances.read_truth(path)
+        if len(ids) != num_points:
+            raise InputError(f"labels {len(ids)} vertices, its cloud has {num_points}", file=path)
+        wanted = [number for number in np.unique(ids) if number > 0 and number // 1000 not in structure]
+        found = tuple(np.flatnonzero(ids == number) for number in wanted)
+        return found, tuple(np.zeros(0, np.int64) for _ in found)
+
+    return SceneLabels(read, file_digest(path))

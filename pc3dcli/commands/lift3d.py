@@ -220,6 +220,7 @@ def lift_scene(task: SceneTask, context: Context) -> Iterator[dict]:
     import numpy as np
 
     from pc3dcli.commands.label_output import Labels, instance_record
+    from pc3dcli.commands.scene_superpoints import superpoints
     from pc3dcli.errors import InputError
     from pc3dcli.geometry.voxels import voxel_reach
     from pc3dcli.papers.granularity.lift import Lifter
@@ -239,7 +240,7 @@ def lift_scene(task: SceneTask, context: Context) -> Iterator[dict]:
         context.report(done, None)
     if done == 0:
         raise InputError("scene has no frames", hint="lift3d needs the frame and mask2d records of pc3d track2d")
-    instances = lifter.instances(settings.merge, _superpoints(cloud, known) if settings.snap else None)
+    instances = lifter.instances(settings.merge, superpoints(cloud, known) if settings.snap else None)
     kappa = lifter.conflict_rate()
     context.warn(f"{len(instances)} instances from {done} frames, conflict rate {kappa:.4f}")
     yield scene
@@ -354,14 +355,3 @@ def _add_frame(lifter: Lifter, frame: FrameMasks, root: Path, settings: Settings
     labels = paint_labels(frame.tracks, view.size)
     detections = decode_masks(frame.detections) if settings.merge == "consensus" else None
     lifter.add_frame(view.depth, view.K, view.world_from_cam, labels, detections)
-
-
-def _superpoints(cloud: Cloud, known: np.ndarray) -> np.ndarray:
-    """Return the superpoint of each finite point: over the mesh where there is one, else over nearest neighbours."""
-    import numpy as np
-
-    from pc3dcli.geometry.superpoints import cloud_superpoints, mesh_superpoints
-
-    if cloud.faces is not None and len(cloud.faces):
-        return mesh_superpoints(np.nan_to_num(cloud.xyz), cloud.faces)[known]
-    return cloud_superpoints(cloud.xyz[known], None if cloud.normal is None else cloud.normal[known])

@@ -26,7 +26,8 @@ def open_segmenter(path: Path) -> tuple[SegmenterConfig, dict[str, Tensor]]:
     if is_model(path):
         description, tensors = read_model(path)
         if description["kind"] != "instances":
-            hint = "pc3d distill --method instances makes them"
+            is_parts = description["kind"] == "parts"
+            hint = "pc3d segment --parts uses them" if is_parts else "pc3d distill --method instances makes them"
             raise WeightsError(f"found weights of kind {description['kind']}, expected instances", file=path, hint=hint)
         return _config(description["config"], path), tensors
     found = read_state_dict(path)

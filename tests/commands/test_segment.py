@@ -145,7 +145,9 @@ def test_a_broken_shape_fails_alone(run):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("segment", "clouds", "--weights", "w"), 2, "--parts"),
+        (("segment", "clouds", "--weights", "w"), 4, "pc3d segment --parts uses them"),
+        ((*COMMAND, "clouds", "--snap"), 2, "--snap: not with --parts"),
+        ((*COMMAND, "clouds", "--min-score", "0.5"), 2, "--min-score: not with --parts"),
         (("segment", "clouds", "--parts"), 2, "--weights"),
         ((*COMMAND, "clouds", "--write", "ply"), 2, "--out"),
         ((*COMMAND, "clouds", "--write", "png", "--out", "x"), 2, "--write png"),

@@ -75,6 +75,41 @@ def mask_instances(
     return found[: int(np.ceil(config.keep_share * len(found)))]
 
 
+def joined(
+    earlier: list[MaskInstance], later: list[MaskInstance], piece: np.ndarray, min_overlap: float
+) -> list[MaskInstance]:
+    """Join the instances of a piece of a scene with those of the pieces before it, the best first.
+
+    piece        (n,) int64, ascending, the voxels that the piece saw
+    min_overlap  what an instance and an earlier one must have in common to be one, as a share of the smaller: of the
+                 instance, or of what the piece saw of the earlier one
+    """
+    result = list(earlier)
+    for instance in later:
+        best, most = None, 0
+        for number, other in enumerate(earlier):
+            inside = other.index[np.isin(other.index, piece, assume_unique=True)]
+            common = len(np.intersect1d(inside, instance.index, assume_unique=True))
+            if common > most and common > min_overlap * min(len(inside), len(instance.index)):
+                best, most = number, common
+        if best is None:
+            result.append(instance)
+        else:
+            result[best] = _union(result[best], instance)
+    return sorted(result, key=lambda instance: -instance.score)
+
+
+def _union(a: MaskInstance, b: MaskInstance) -> MaskInstance:
+    """Return two instances as one: the higher confidence, the score by their sizes."""
+    index = np.union1d(a.index, b.index)
+    confidence = np.zeros(len(index), np.float32)
+    for one in (a, b):
+        place = np.searchsorted(index, one.index)
+        confidence[place] = np.maximum(confidence[place], one.confidence)
+    sizes = np.array([len(a.index), len(b.index)])
+    return MaskInstance(index, float(sizes @ [a.score, b.score] / sizes.sum()), confidence)
+
+
 def on_points(instances: list[MaskInstance], voxel_of_point: np.ndarray) -> list[MaskInstance]:
     """Carry instances of voxels over to points; voxel_of_point (N,) int64, -1 for points outside all voxels."""
     moved = []

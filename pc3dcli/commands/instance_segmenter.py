@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Instances of a cloud by the segmenter: voxels, network, masks to points, in pieces where the whole does not fit.
+
+Pieces, ours: a scene of more voxels than `chunk_voxels` is halved across its longer side until each piece fits.  A
+piece sees a margin around it; what two pieces find in the margin that they share, and mostly agree on, is one instance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pc3dcli.commands.segmenter_weights import segmenter_of
+from pc3dcli.commands.shape_network import usable_device
+from pc3dcli.datasets.scene_augment import normalized_colors
+from pc3dcli.datasets.voxel_batches import voxelized
+from pc3dcli.errors import InputError, check_ranges
+from pc3dcli.formats.cloud import Cloud
+from pc3dcli.nn.sparse import chosen_backend
+from pc3dcli.papers.granularity.mask_instances import (
+    MaskInstance,
+    MaskInstancesConfig,
+    joined,
+    mask_instances,
+    on_points,
+)
+
+
+@dataclass(frozen=True)
+class ChunkConfig:
+    """How large scenes are cut; ours."""
+
+    chunk_voxels: int = 500_000  # voxels of a piece, without its margin
+    chunk_margin: float = 1.0  # metres that a piece sees beyond itself
+    chunk_overlap: float = 0.5  # of the smaller of two instances, in the shared margin, at which they are one
+
+    def __post_init__(self) -> None:
+        check_ranges(self, chunk_voxels=(1000, 1e9), chunk_margin=(0, 1000), chunk_overlap=(0, 1))
+
+
+class InstanceSegmenter:
+    """The network on its device."""
+
+    def __init__(self, weights: Path, device: str, config: MaskInstancesConfig, chunks: ChunkConfig) -> None:
+        """Load it; raises as `segmenter_of`, UsageError for a device that is not there."""
+        self.device, self.config, self.chunks = usable_device(device), config, chunks
+        self.model = segmenter_of(weights).to(self.device)
+        self.model.backend = chosen_backend("auto", self.device)
+
+    def instances(self, cloud: Cloud, warn: Callable[[str], None]) -> list[MaskInstance]:
+        """Return the instances of a cloud as points, the best first.
+
+        warn    told when the scene is done in pieces
+        raises  InputError for a cloud without colour where the network needs it, and as `voxelized`
+        """
+        network = self.model.config
+        if cloud.rgb is None and not network.gray_share:
+            hint = "these weights were trained on coloured clouds alone; -D gray_share=0.5 trains for both"
+            raise InputError("its cloud has no colour", hint=hint)
+        voxels = voxelized(cloud.xyz, network.voxel)
+        xyz = cloud.xyz[voxels.point].astype(np.float64)
+        xyz = (xyz - xyz.min(axis=0)).astype(np.float32)
+        colors = normalized_colors(None if cloud.rgb is None else cloud.rgb[voxels.point], len(xyz))
+        pieces = list(cut(voxels.coords, self.chunks.chunk_voxels, self.chunks.chunk_margin / network.voxel))
+        if len(pieces) > 1:
+            warn(f"{len(voxels.coords)} voxels are too many at once: {len(pieces)} pieces")
+        found: list[MaskInstance] = []
+        for piece in pieces:
+            mine = self._of_piece(voxels.coords[piece], colors[piece], xyz[piece])
+            mine = [MaskInstance(piece[one.index], one.score, one.confidence) for one in mine]
+            found = joined(found, mine, piece, self.chunks.chunk_overlap) if len(pieces) > 1 else mine
+        return on_points(found, voxels.of_point)
+
+    @torch.no_grad()
+    def _of_piece(self, coords: np.ndarray, colors: np.ndarray, xyz: np.ndarray) -> list[MaskInstance]:
+        """Return the instances of voxels (n, 3), their colours and places (n, 3)."""
+        scene = np.concatenate((np.zeros((len(coords), 1), np.int64), coords), axis=1)
+        inputs = (torch.from_numpy(values).to(self.device) for values in (scene, colors, xyz))
+        prediction = self.model(*inputs, self.config.test_queries)[0][-1]
+        classes, masks = prediction.classes.float().cpu().numpy(), prediction.masks().float().cpu().numpy()
+        return mask_instances(classes, masks, coords, self.config)
+
+
+def cut(coords: np.ndarray, num: int, margin: float) -> Iterator[np.ndarray]:
+    """Yield the voxels (n,) int64 of each piece with its margin, ascending; one piece where all fit.
+
+    coords  (N, 3) int64; num  most voxels of a piece; margin  voxels, in the plane
+    """
+    whole = np.arange(len(coords))
+    if len(coords) <= num:
+        yield whole
+        return
+    plane = coords[:, :2]
+    for inside in _halved(plane, whole, num):
+        low, high = plane[inside].min(axis=0) - margin, plane[inside].max(axis=0) + margin
+        yield np.flatnonzero(((plane >= low) & (plane <= high)).all(axis=1))
+
+
+def _halved(plane: np.ndarray, inside: np.ndarray, num: int) -> Iterator[np.ndarray]:
+    if len(inside) <= num:
+        yield inside
+        return
+    own = plane[inside]
+    axis = int(np.argmax(np.ptp(own, axis=0)))
+    is_low = own[:, axis] <= np.median(own[:, axis])
+    if is_low.all():  # a column of voxels that cannot be cut
+        yield inside
+        return
+    yield from _halved(plane, inside[is_low], num)
+    yield from _halved(plane, inside[~is_low], num)

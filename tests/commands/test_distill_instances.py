@@ -1,0 +1,359 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pc3d distill --method instances` and `pc3d segment`: labelled scenes -> a network -> instances of scenes."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pc3dcli.datasets.scene_augment import normalized_colors
+from pc3dcli.datasets.voxel_batches import voxelized
+from pc3dcli.formats.cloud import Cloud, xyz_sha256
+from pc3dcli.formats.coco_rle import decode_points, encode_points
+from pc3dcli.formats.ply import write_ply
+from pc3dcli.formats.scannet_instances import write_truth
+from pc3dcli.nn.kernel_maps import Sites
+from pc3dcli.nn.model_files import read_model, write_model
+from pc3dcli.nn.sparse import SparseTensor
+from pc3dcli.papers.granularity.segmenter import Segmenter, SegmenterConfig
+
+NETWORK = SegmenterConfig(
+    voxel=0.1, stem=8, planes=(8, 8, 8, 8, 8, 8, 8, 8), depths=(1,) * 8, dim=16, heads=2, ffn_dim=32, num_queries=6,
+    sampled_voxels=(50, 100, 200, 400), rounds=1,
+)  # fmt: skip
+TINY = [
+    f"-D{field.name}={list(value) if isinstance(value, tuple) else value}"
+    for field in dataclasses.fields(NETWORK)
+    if (value := getattr(NETWORK, field.name)) != field.default
+]
+SHORT = ("--method", "instances", "--epochs", 2, "--batch-size", 2, "--device", "cpu", "-D", "min_points=20")
+
+
+def room(seed: int) -> tuple[Cloud, list[np.ndarray]]:
+    """A floor of 2 x 2 m with three coloured boxes on it; the cloud and the points of each box."""
+    rng = np.random.default_rng(seed)
+    parts, colors = [np.c_[rng.uniform(0, 2, (1500, 2)), np.zeros(1500)]], [np.full((1500, 3), 120)]
+    for number in range(3):
+        corner = [0.2 + 0.6 * number, rng.uniform(0.2, 1.2), 0.05]
+        parts.append(corner + rng.uniform(0, 0.4, (500, 3)))
+        colors.append(np.tile(rng.integers(0, 256, 3), (500, 1)))
+    boxes = [np.arange(1500 + 500 * k, 2000 + 500 * k) for k in range(3)]
+    return Cloud(np.concatenate(parts).astype(np.float32), np.concatenate(colors).astype(np.uint8)), boxes
+
+
+def mask(index: np.ndarray, count: int) -> dict:
+    inside = np.zeros(count, bool)
+    inside[index] = True
+    return encode_points(inside)
+
+
+def write_stream(path: Path, scenes: dict[str, list[dict]]) -> None:
+    """Write a stream of scenes: the fields of the scene record first, then its instances."""
+    records = [{"type": "header", "format": "pc3d", "version": "1.0"}]
+    for scene, (about, *instances) in scenes.items():
+        records.append({"type": "scene", "scene": scene, "root": ".", **about})
+        records += [
+            {"type": "instance3d", "scene": scene, "instance": k, **fields} for k, fields in enumerate(instances)
+        ]
+        records.append({"type": "scene_end", "scene": scene, "ok": True})
+    records.append({"type": "end", "scenes": len(scenes), "failed": 0})
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("instances")
+    (folder / "clouds").mkdir()
+    scenes = {}
+    for seed in range(3):
+        cloud, boxes = room(seed)
+        with (folder / "clouds" / f"room{seed}.ply").open("wb") as file:
+            write_ply(file, cloud)
+        about = {"points": f"clouds/room{seed}.ply", "num_points": len(cloud.xyz)}
+        instances = [{"rle": mask(box, len(cloud.xyz))} for box in boxes]
+        scenes[f"room{seed}"] = [about | {"xyz_sha256": xyz_sha256(cloud.xyz)}, *instances]
+        ids = np.zeros(len(cloud.xyz), np.int64)
+        ids[:1500] = 2001
+        for number, box in enumerate(boxes):
+            ids[box] = 5001 + number
+        write_truth(folder / "gt" / f"room{seed}.txt", ids)
+    write_stream(folder / "labels.ndjson", scenes)
+    write_weights(folder / "w", NETWORK)
+    return folder
+
+
+def write_weights(path: Path, config: SegmenterConfig) -> None:
+    """Write an untrained network whose masks differ: the features that they are made of are centred on a room."""
+    torch.manual_seed(0)
+    model = Segmenter(config).eval()
+    cloud, _ = room(0)
+    voxels = voxelized(cloud.xyz, config.voxel)
+    coords = torch.from_numpy(np.c_[np.zeros(len(voxels.coords), np.int64), voxels.coords])
+    colors = torch.from_numpy(normalized_colors(cloud.rgb[voxels.point], len(coords)))
+    with torch.no_grad():
+        finest = model.backbone(SparseTensor(colors, Sites(coords)))[-1].features
+        head = model.decoder.mask_features
+        head.bias.copy_(-head.weight @ finest.mean(0))
+    about = {"method": "instances", "kind": "instances", "config": dataclasses.asdict(config)}
+    write_model(path, model.state_dict(), about)
+
+
+@pytest.fixture(autouse=True)
+def here(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+def distill(run, *arguments, code=0):
+    result = run("distill", *SHORT, *TINY, *arguments)
+    assert result.code == code, result.err
+    return result
+
+
+def steps(out: str) -> list[dict]:
+    return [json.loads(line) for line in Path(out, "log.ndjson").read_text().splitlines()]
+
+
+def test_a_segmenter_is_trained(run):
+    result = distill(run, "labels.ndjson", "--out", "seg")
+    assert result.out == "seg/model.safetensors\n" and "3 scenes with instances" in result.err
+    about, tensors = read_model(Path("seg"))
+    assert about["kind"] == "instances" and about["config"]["planes"] == [8] * 8 and "backbone.stem.weight" in tensors
+    (first, *_, last) = steps("seg")
+    assert {"loss_bce", "loss_dice", "loss_class"} <= first.keys() and len(steps("seg")) == 2
+    assert first["lr"] < 2e-4 and last["step"] == 2
+    again = run("distill", *SHORT, *TINY, "labels.ndjson", "--out", "seg")
+    assert again.code == 0 and "was finished before" in again.err
+
+
+def test_labels_of_a_stream_of_scannets_format_and_of_the_clouds_own_are_the_same(run):
+    for name, arguments in {
+        "own": ["labels.ndjson"],
+        "stream": ["clouds", "--labels", "labels.ndjson"],
+        "truth": ["clouds", "--labels", "gt"],
+    }.items():
+        distill(run, *arguments, "--out", f"of_{name}")
+    losses = [[step["loss"] for step in steps(f"of_{name}")] for name in ("own", "stream", "truth")]
+    assert losses[0] == losses[1] == losses[2]
+
+
+def test_walls_and_floors_are_instances_where_the_labels_are_not_skipped(run):
+    distill(run, "clouds", "--labels", "gt", "--out", "with_floor", "-D", "skip_labels=[]")
+    assert steps("with_floor")[0]["loss"] != steps("of_truth")[0]["loss"]
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(run, tmp_path):
+    whole = distill(run, "labels.ndjson", "--out", tmp_path / "a", "-D", "checkpoint_every=1", "--epochs", 3)
+    assert whole.code == 0
+    from pc3dcli.train.journal import Journal
+
+    original = Journal.save_checkpoint
+
+    def stop(self, at, tensors):
+        original(self, at, tensors)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "save_checkpoint", stop)
+        stopped = run("distill", *SHORT, *TINY, "labels.ndjson", "--out", tmp_path / "b", "-D", "checkpoint_every=1",
+                      "--epochs", 3)  # fmt: skip
+    assert stopped.code == 130
+    distill(run, "labels.ndjson", "--out", tmp_path / "b", "-D", "checkpoint_every=1", "--epochs", 3)
+    for name in ("model.safetensors", "log.ndjson", "config.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_init_goes_on_from_weights_and_their_network(run):
+    result = run("distill", *SHORT, "labels.ndjson", "--init", "w", "--out", "on")
+    assert result.code == 0, result.err
+    assert read_model(Path("on"))[0]["config"] == read_model(Path("w"))[0]["config"]
+    other = run("distill", *SHORT, "labels.ndjson", "--init", "w", "--out", "no", "-D", "dim=32")
+    assert other.code == 4 and "not weights of this segmenter" in other.err
+
+
+def test_class_weight_zero_trains_masks_alone(run):
+    distill(run, "labels.ndjson", "--out", "masks", "-D", "class_weight=0")
+    assert "loss_class" not in steps("masks")[0]
+
+
+def test_ignored_points_change_the_loss(run):
+    scenes = {}
+    for seed in range(3):
+        cloud, boxes = room(seed)
+        about = {"points": f"clouds/room{seed}.ply"}
+        masks = [
+            {"rle": mask(box, len(cloud.xyz)), "ignore": mask(np.arange(700), len(cloud.xyz))} for box in boxes
+        ]  # fmt: skip
+        scenes[f"room{seed}"] = [about, *masks]
+    write_stream(Path("ignore.ndjson"), scenes)
+    distill(run, "ignore.ndjson", "--out", "ignore")
+    distill(run, "labels.ndjson", "--out", "plain")
+    assert steps("ignore")[0]["loss"] != steps("plain")[0]["loss"]
+
+
+def test_a_scene_without_instances_is_left_out_and_one_without_large_ones_trains(run):
+    cloud, boxes = room(0)
+    small = {"rle": mask(boxes[0][:5], len(cloud.xyz))}
+    about = {"points": "clouds/room0.ply"}
+    write_stream(Path("sparse.ndjson"), {"room0": [about, small], "room1": [{"points": "clouds/room1.ply"}]})
+    result = distill(run, "sparse.ndjson", "--out", "sparse")
+    assert "1 scene with instances, 1 without labels left out" in result.err
+    assert steps("sparse")[0]["loss_bce"] == 0
+
+
+def test_dry_run_says_what_it_would_take(run):
+    result = distill(run, "labels.ndjson", "--dry-run")
+    assert "3 scenes, 2 a step" in result.out and "steps       2 in 2 epochs" in result.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("labels.ndjson",), 2, "--out runs/name"),
+        (("labels.ndjson", "--out", "x", "--few-shot", "5x10"), 2, "--few-shot: not with --method instances"),
+        (("labels.ndjson", "--out", "x", "--recipe", "gm3d"), 2, "--recipe: not with --method instances"),
+        (("labels.ndjson", "--out", "x", "-D", "sparse=fast"), 2, "sparse"),
+        (("labels.ndjson", "--out", "x", "-D", "planes=[1]"), 2, "8 widths"),
+        (("clouds", "--out", "x"), 4, "holds instances of none of the scenes"),
+        (("clouds", "--labels", "nothing", "--out", "x"), 4, "nothing: no such file or folder"),
+        (("other.ndjson", "--out", "x"), 4, "not those that the labels were made for"),
+        (("short.ndjson", "--out", "x"), 4, "mask"),
+        (("far", "--labels", "far_gt", "--out", "x"), 4, "too coarse for voxels"),
+        (("labels.ndjson", "--init", "clouds/room0.ply", "--out", "x"), 4, "room0.ply"),
+    ],
+)
+def test_errors(run, arguments, code, words):
+    cloud, boxes = room(0)
+    instance = {"rle": mask(boxes[0], len(cloud.xyz))}
+    write_stream(Path("other.ndjson"), {"room1": [{"points": "clouds/room1.ply", "xyz_sha256": "0" * 64}, instance]})
+    write_stream(Path("short.ndjson"), {"room1": [{"points": "clouds/room1.ply"}, {"rle": mask(boxes[0], 2500)}]})
+    Path("far").mkdir(exist_ok=True)
+    with Path("far/room0.ply").open("wb") as file:
+        write_ply(file, Cloud(cloud.xyz + np.float32(4e6)))
+    write_truth(Path("far_gt/room0.txt"), np.full(len(cloud.xyz), 5001))
+    result = run("distill", *SHORT, *TINY, *arguments)
+    assert result.code == code and words in result.err, result.err
+    assert "Traceback" not in result.err and not Path("x/model.safetensors").exists()
+    shutil.rmtree("x", ignore_errors=True)
+
+
+def test_labels_are_not_for_shapes(run):
+    result = run("distill", "clouds", "--labels", "labels.ndjson", "--out", "x")
+    assert result.code == 2 and "--labels: not with --method classify" in result.err
+
+
+SEGMENT = ("segment", "--weights", "w", "--device", "cpu", "-q", "-D", "test_queries=20", "-D", "keep_share=1")
+
+
+def test_segment_gives_instances_of_points(run):
+    result = run(*SEGMENT, "clouds", "--json")
+    assert result.code == 0, result.err
+    cloud, _ = room(0)
+    scene, *_ = result.of("scene")
+    assert scene["num_points"] == len(cloud.xyz) and scene["xyz_sha256"] == xyz_sha256(cloud.xyz)
+    found = [record for record in result.of("instance3d") if record["scene"] == "room0"]
+    assert found and [record["score"] for record in found] == sorted((r["score"] for r in found), reverse=True)
+    assert all(0 <= record["score"] <= 1 and decode_points(record["rle"], len(cloud.xyz)).any() for record in found)
+
+
+def test_segment_takes_clouds_of_a_stream_in_place_of_its_instances(run):
+    of_stream = run(*SEGMENT, "labels.ndjson", "--json")
+    of_clouds = run(*SEGMENT, "clouds", "--json")
+    assert of_stream.code == 0 and of_stream.of("instance3d") == of_clouds.of("instance3d")
+
+
+def test_min_score_leaves_out(run):
+    scores = [record["score"] for record in run(*SEGMENT, "clouds", "--json").of("instance3d")]
+    middle = float(np.median(scores))
+    kept = run(*SEGMENT, "clouds", "--json", "--min-score", middle).of("instance3d")
+    assert 0 < len(kept) < len(scores) and min(record["score"] for record in kept) >= middle
+
+
+def test_files_beside_the_records(run):
+    import safetensors.numpy
+
+    result = run(*SEGMENT, "clouds/room0.ply", "--out", "pred", "--write", "ply,scannet")
+    assert result.code == 0, result.err
+    arrays = safetensors.numpy.load_file("pred/room0.safetensors")
+    assert set(arrays) == {"instance", "confidence"}
+    inside = arrays["instance"] >= 0
+    assert inside.any() and (arrays["confidence"][inside] > 0.5).all() and not arrays["confidence"][~inside].any()
+    assert Path("pred/room0.ply").is_file() and Path("pred/room0.txt").is_file()
+    scored = run("eval", "pred", "--task", "instance", "--gt", "gt", "--class-agnostic", "--allow-missing")
+    assert scored.code == 0, scored.err
+    assert "skipped" in run(*SEGMENT[:-5], "-D", "test_queries=20", "-D", "keep_share=1", "clouds/room0.ply", "--out",
+                            "pred", "--write", "ply,scannet").err  # fmt: skip
+
+
+def test_snap_gives_whole_superpoints(run):
+    plain, snapped = run(*SEGMENT, "clouds", "--json"), run(*SEGMENT, "clouds", "--json", "--snap")
+    assert snapped.code == 0 and snapped.of("instance3d") != plain.of("instance3d")
+
+
+def test_order_of_points_changes_nothing_but_their_order(run):
+    """A voxel looks as its first point does: here it has one point."""
+    whole, _ = room(0)
+    cells, first = np.unique(np.floor(whole.xyz / 0.1).astype(np.int64), axis=0, return_index=True)
+    cloud = Cloud((0.1 * cells + 0.05).astype(np.float32), whole.rgb[first])
+    order = np.random.default_rng(3).permutation(len(cells))
+    Path("order").mkdir(exist_ok=True)
+    for name, one in {"a": cloud, "b": Cloud(cloud.xyz[order], cloud.rgb[order])}.items():
+        with Path(f"order/{name}.ply").open("wb") as file:
+            write_ply(file, one)
+    result = run(*SEGMENT, "order", "--json")
+    masks = {
+        name: [decode_points(r["rle"], len(cells)) for r in result.of("instance3d") if r["scene"] == name]
+        for name in "ab"
+    }
+    assert masks["a"] and [m[order].tolist() for m in masks["a"]] == [m.tolist() for m in masks["b"]]
+
+
+def test_a_large_scene_is_done_in_pieces_and_says_so(run):
+    cloud, _ = room(0)
+    wide = np.concatenate([cloud.xyz + np.float32([5 * k, 0, 0]) for k in range(6)])
+    with Path("wide.ply").open("wb") as file:
+        write_ply(file, Cloud(wide, np.tile(cloud.rgb, (6, 1))))
+    whole = run(*SEGMENT, "wide.ply", "--json")
+    pieces = run("segment", "--weights", "w", "--device", "cpu", "-D", "test_queries=20", "-D", "keep_share=1",
+                 "-D", "chunk_voxels=1000", "wide.ply", "--json")  # fmt: skip
+    assert whole.code == pieces.code == 0, pieces.err
+    assert "voxels are too many at once" in pieces.err and pieces.of("instance3d")
+
+
+def test_a_cloud_without_colour_needs_weights_that_know_such(run):
+    cloud, _ = room(0)
+    with Path("gray.ply").open("wb") as file:
+        write_ply(file, Cloud(cloud.xyz))
+    result = run(*SEGMENT, "gray.ply", "--json")
+    assert result.code == 3 and "its cloud has no colour" in result.of("error")[0]["message"]
+    write_weights(Path("wg"), dataclasses.replace(NETWORK, gray_share=0.5))
+    both = run("segment", "--weights", "wg", "--device", "cpu", "-q", "gray.ply", "--json")
+    assert both.code == 0, both.err
+
+
+def test_one_point_and_no_point(run):
+    for name, xyz in (("one", np.ones((1, 3))), ("none", np.zeros((0, 3))), ("nan", np.full((5, 3), np.nan))):
+        with Path(f"{name}.ply").open("wb") as file:
+            write_ply(file, Cloud(xyz.astype(np.float32), np.zeros(xyz.shape, np.uint8)))
+    assert run(*SEGMENT, "one.ply", "--json").code == 0
+    for name in ("none", "nan"):
+        result = run(*SEGMENT, f"{name}.ply", "--json")
+        assert result.code == 3 and "no point" in result.of("error")[0]["message"], result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("segment", "clouds"), 2, "segment needs --weights"),
+        (("segment", "clouds", "--weights", "nothing", "--json"), 4, "No such file"),
+        ((*SEGMENT, "clouds", "--json", "--category", "chair"), 2, "--category: only with --parts"),
+        ((*SEGMENT, "clouds", "--write", "ply"), 2, "--write needs a place"),
+        ((*SEGMENT, "clouds", "--json", "-D", "keep_shar=1"), 2, "did you mean keep_share"),
+    ],
+)
+def test_segment_errors(run, arguments, code, words):
+    result = run(*arguments)
+    assert result.code == code and words in result.err, result.err

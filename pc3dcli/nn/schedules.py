@@ -38,15 +38,15 @@ def iteration_rate(epoch: float, *, peak: float, epochs: float, warmup: float, f
     return floor + 0.5 * (peak - floor) * (1 + math.cos(math.pi * progress))
 
 
-def one_cycle_rate(progress: float, *, peak: float) -> float:
-    """Return the rate at a share of the training: half a cosine up for 0.3 of it, half a cosine down to almost 0.
+def one_cycle_rate(step: int, steps: int, *, peak: float) -> float:
+    """Return the rate of a step, 0, 1, ...: half a cosine up over 0.3 of all, half a cosine down to almost 0.
 
-    The numbers are those of torch.optim.lr_scheduler.OneCycleLR: from peak / 25 to peak to peak / 250,000.
+    As torch.optim.lr_scheduler.OneCycleLR has it: from peak / 25 to peak to peak / 250,000.
     """
-    low, end, rise = peak / 25, peak / 25e4, 0.3
-    if progress < rise:
-        return low + 0.5 * (peak - low) * (1 - math.cos(math.pi * progress / rise))
-    return end + 0.5 * (peak - end) * (1 + math.cos(math.pi * min((progress - rise) / (1 - rise), 1.0)))
+    low, end, top = peak / 25, peak / 25e4, 0.3 * steps - 1
+    if step <= top:
+        return low + 0.5 * (peak - low) * (1 - math.cos(math.pi * step / top)) if top > 0 else peak
+    return end + 0.5 * (peak - end) * (1 + math.cos(math.pi * (step - top) / max(steps - 1 - top, 1)))
 
 
 def parameter_groups(

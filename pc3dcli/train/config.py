@@ -50,7 +50,7 @@ class TrainConfig:
             period = self.period or self.epochs
             return epoch_rate(at.epoch, peak=self.lr, period=period, warmup=warmup, floor=self.min_lr)
         if self.schedule == "one-cycle":
-            return one_cycle_rate(at.step / max(self.epochs * at.steps_per_epoch - 1, 1), peak=self.lr)
+            return one_cycle_rate(at.step, self.epochs * at.steps_per_epoch, peak=self.lr)
         now = at.step / at.steps_per_epoch
         return iteration_rate(now, peak=self.lr, epochs=self.epochs, warmup=warmup, floor=self.min_lr)
 

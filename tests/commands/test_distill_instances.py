@@ -357,3 +357,36 @@ def test_one_point_and_no_point(run):
 def test_segment_errors(run, arguments, code, words):
     result = run(*arguments)
     assert result.code == code and words in result.err, result.err
+
+
+def test_a_released_checkpoint_is_used_as_it_is(run):
+    """A small network under the names of Mask3D, in the layout of a Lightning checkpoint."""
+    from pc3dcli.papers.granularity import mask3d_released
+
+    config = dataclasses.replace(NETWORK, voxel=0.02, heads=8, rounds=3)
+    write_weights(Path("same"), config)
+    _, tensors = read_model(Path("same"))
+    theirs = {ours: released for released, ours in mask3d_released.PREFIXES}
+    state = {}
+    for name, tensor in tensors.items():
+        prefix = max((ours for ours in theirs if name == ours or name.startswith(ours + ".")), key=len)
+        rest = name[len(prefix) :]
+        if tensor.ndim == 3:  # kernels of convolutions
+            side = round(len(tensor) ** (1 / 3))
+            cube = tensor.reshape(side, side, side, *tensor.shape[1:]).permute(2, 1, 0, 3, 4)
+            rest, tensor = rest.replace(".weight", ".kernel"), cube.reshape(tensor.shape)
+        for number in "12":
+            rest = rest.replace(f".norm{number}.", f".norm{number}.bn.")
+        if rest.endswith(".shortcut.weight"):
+            rest, tensor = rest.replace(".shortcut.weight", ".downsample.0.kernel"), tensor.T
+        rest = rest.replace(".shortcut_norm.", ".downsample.1.bn.")
+        if prefix == "decoder.mask_features":
+            rest, tensor = (".kernel", tensor.T) if tensor.ndim == 2 else (".bias", tensor[None])
+        if prefix == "decoder.query_projection" and tensor.ndim == 2:
+            tensor = tensor[:, :, None]
+        state[theirs[prefix] + rest] = tensor.contiguous()
+    torch.save({"state_dict": state | {"criterion.empty_weight": torch.ones(2)}, "epoch": 5}, "mask3d.ckpt")
+    options = ("--device", "cpu", "-q", "-D", "test_queries=20", "-D", "keep_share=1", "clouds/room0.ply", "--json")
+    ours, released = (run("segment", "--weights", weights, *options) for weights in ("same", "mask3d.ckpt"))
+    assert released.code == 0, released.err
+    assert released.of("instance3d") == ours.of("instance3d") != []

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
-from pc3dcli.nn.schedules import epoch_rate, iteration_rate, parameter_groups
+from pc3dcli.nn.schedules import epoch_rate, iteration_rate, one_cycle_rate, parameter_groups
 from pc3dcli.train import TrainConfig
 
 
@@ -95,3 +96,19 @@ def test_rates_by_layer():
         (0.0, 1.0, ["mask_token", "blocks.1.weight", "blocks.1.bias"]),
         (0.05, 0.75, ["blocks.0.weight"]),
     ]
+
+
+@pytest.mark.parametrize("steps", [10, 37, 400])
+def test_one_cycle_is_that_of_torch(steps):
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    sgd = torch.optim.SGD([parameter], lr=1.0)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(sgd, max_lr=2e-4, total_steps=steps, cycle_momentum=False)
+    for step in range(steps):
+        assert one_cycle_rate(step, steps, peak=2e-4) == pytest.approx(sgd.param_groups[0]["lr"], rel=1e-9)
+        sgd.step()
+        if step + 1 < steps:
+            cycle.step()
+
+
+def test_one_cycle_of_a_single_step_is_finite():
+    assert 0 < one_cycle_rate(0, 1, peak=1.0) <= 1.0

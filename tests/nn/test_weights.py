@@ -106,3 +106,26 @@ def test_code_in_a_pickle_is_named_not_run(tmp_path, capfd):
     with pytest.raises(WeightsError, match=r"\(Unsupported global: GLOBAL print was not"):
         read_state_dict(tmp_path / "hostile.pth")
     assert capfd.readouterr() == ("", "")
+
+
+def test_settings_of_lightning_beside_the_weights_are_no_obstacle(tmp_path, monkeypatch):
+    """Released Mask3D and Segment3D files hold omegaconf's objects; other classes stay refused."""
+    import sys
+    import types
+
+    monkeypatch.setitem(sys.modules, "omegaconf", types.ModuleType("omegaconf"))
+    for name in ("omegaconf.dictconfig", "elsewhere"):
+        found = types.ModuleType(name)
+        kind = type("DictConfig", (), {"__module__": name, "__qualname__": "DictConfig"})
+        found.DictConfig = kind
+        monkeypatch.setitem(sys.modules, name, found)
+        settings = kind()
+        settings.content = {"voxel": 0.02}
+        path = tmp_path / f"{name}.ckpt"
+        torch.save({"state_dict": {"a": torch.ones(2)}, "hyper_parameters": settings}, path)
+        monkeypatch.delitem(sys.modules, name)
+        if name == "elsewhere":
+            with pytest.raises(WeightsError, match="DictConfig"):
+                read_state_dict(path)
+        else:
+            assert read_state_dict(path)["a"].tolist() == [1, 1]

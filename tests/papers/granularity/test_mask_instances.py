@@ -5,6 +5,7 @@ import pytest
 from pc3dcli.papers.granularity.mask_instances import (
     MaskInstance,
     MaskInstancesConfig,
+    joined,
     mask_instances,
     on_points,
     snapped,
@@ -88,3 +89,27 @@ def test_superpoints_join_where_more_than_half_is_in():
     assert found.index.tolist() == [2, 3, 4]
     np.testing.assert_allclose(found.confidence, [0.7, 0.8, 0.5])
     assert snapped([MaskInstance(np.array([0]), 1.0, np.ones(1, np.float32))], superpoint, ALL) == []
+
+
+def piece_of(*index: int, score=0.5) -> MaskInstance:
+    return MaskInstance(np.array(index), score, np.full(len(index), 0.6, np.float32))
+
+
+def test_what_two_pieces_agree_on_is_one_instance():
+    earlier = [piece_of(0, 1, 2, 3, 4, 5, score=0.8), piece_of(20, 21)]
+    piece = np.arange(4, 30)  # saw 4 and 5 of the first
+    (first, second) = joined(earlier, [piece_of(4, 5, 6, 7, score=0.2)], piece, 0.5)
+    assert first.index.tolist() == list(range(8)) and second.index.tolist() == [20, 21]
+    assert first.score == pytest.approx((6 * 0.8 + 4 * 0.2) / 10)
+
+
+def test_what_they_do_not_agree_on_stays_apart_and_the_best_is_first():
+    earlier = [piece_of(0, 1, 2, 3, 4, 5, score=0.4)]
+    result = joined(earlier, [piece_of(5, 6, 7, 8, score=0.9)], np.arange(2, 30), 0.5)
+    assert [one.index.tolist() for one in result] == [[5, 6, 7, 8], [0, 1, 2, 3, 4, 5]]
+
+
+def test_an_instance_joins_the_one_it_shares_most_with():
+    earlier = [piece_of(0, 1, 2, 3), piece_of(2, 3, 4, 5, 6)]
+    result = joined(earlier, [piece_of(3, 4, 5, 6, 7)], np.arange(0, 30), 0.5)
+    assert sorted(one.index.tolist() for one in result) == [[0, 1, 2, 3], [2, 3, 4, 5, 6, 7]]

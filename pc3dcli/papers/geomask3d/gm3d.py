@@ -8,8 +8,7 @@ A. Bahri et al.: GeoMask3D, geometrically informed mask selection for self-super
 patches and trains the student; there it has no gradient.  Both parts of the complexity target are weighted to be of one
 size.  Patches are scored in passes that hide them.  Pairs are compared by softplus in float32.  The complexity head has
 4 blocks, not 12.  In no mode does the frozen decoder read tokens of visible patches as if they were hidden ones, as
-it does there: the official mode compares what it makes of the student's tokens with the true patches.  With
-`gc_view="error"`, ours, the score is no estimate but the error of the teacher's own reconstruction.
+it does there: the official mode compares what it makes of the student's tokens with the true patches.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from pc3dcli.papers.geomask3d import masking
 from pc3dcli.papers.geomask3d.base_model import BaseModel, Decoded, Encoded, Groups
 from pc3dcli.papers.geomask3d.gc_head import GcHead
 from pc3dcli.papers.geomask3d.relation import dense_relation_loss, pair_accuracy
-from pc3dcli.papers.geomask3d.scoring import PatchScorer, StoredScores, measured_difficulty, patch_scores, spearman
+from pc3dcli.papers.geomask3d.scoring import PatchScorer, StoredScores, patch_scores, spearman
 
 NORMALIZE_EPS = 1e-6  # ours
 EMA_EPOCHS, EMA_RUN = 100, 400  # the released decay grows over 100 epochs of a run of 400
@@ -42,7 +41,7 @@ class Gm3dConfig:
     """Losses, scores and masks; "released" marks values of the released code."""
 
     mask: Literal["geometric", "radius", "block", "random"] = "geometric"  # which patches are hidden
-    gc_view: Literal["kfold", "full", "error"] = "kfold"  # patches scored hidden; seen, as published; by true error
+    gc_view: Literal["kfold", "full"] = "kfold"  # how the teacher sees a patch that it scores; full: the paper
     gc_target: Literal["sum", "chamfer", "feature"] = "sum"  # what complexity is; chamfer where there is no teacher
     gc_norm: Literal["none", "patch_radius"] = "none"  # Chamfer part over the mean squared patch radius, of mean 1
     gc_weight_p: float = 1000.0  # of the Chamfer part in the target; released: 1
@@ -190,19 +189,10 @@ class Gm3d(nn.Module):
             index = groups.center_index.unsqueeze(2).expand(-1, -1, 3)
             return self.stored.at(batch.index, batch.plain.gather(1, index))
         with torch.inference_mode():
-            scores = self._teacher_scores(groups, at.generator)
-        return scores.clone()  # a tensor that autograd may see again
-
-    def _teacher_scores(self, groups: Groups, generator: torch.Generator) -> Tensor:
-        config = self.config
-        if config.gc_view != "error":
-            return patch_scores(
-                self.teacher, groups, view=config.gc_view, generator=generator, num_hidden=self.num_hidden
+            scores = patch_scores(
+                self.teacher, groups, view=self.config.gc_view, generator=at.generator, num_hidden=self.num_hidden
             )
-        error = measured_difficulty(self.teacher.base, groups, 1, generator=generator)
-        if config.gc_norm == "patch_radius":
-            error = error / masking.squared_radius(groups.points).clamp(min=1e-12)
-        return error.nan_to_num(-1.0)  # Point-M2AE may never decode a patch: below all others
+        return scores.clone()  # a tensor that autograd may see again
 
     def _hidden(self, groups: Groups, scores: Tensor | None, num: int, generator: torch.Generator) -> Tensor:
         if self.config.mask == "block":

@@ -6,9 +6,9 @@
 
 `--data shapes` is the world of worlds/shapes.py: 640 shapes to pretrain on, 600 to train the SVM and 900 to test it,
 40 epochs of 20 steps; `--data modelnet10` reads train.npz, test.npz and extra_train_*.npz from --root, 15 epochs of 59
-steps; Point-M2AE, whose step takes twice as long, 20 and 8 epochs.  All arms of a seed see the same shapes in the same order, start from the same weights, hide the same number of
-patches and take the same number of steps.  Each run is a `pc3d pretrain`; its scores become one line of
-OUT/results.ndjson, and what is there is not done again.
+steps; Point-M2AE, whose step takes twice as long, 20 and 8 epochs.  All arms of a seed see the same shapes in the same
+order, start from the same weights, hide the same number of patches and take the same number of steps.  Each run is a
+`pc3d pretrain`; its scores become one line of OUT/results.ndjson, and what is there is not done again.
 """
 
 from __future__ import annotations

@@ -53,6 +53,7 @@ COMMANDS = {
     "mask-score": "mask_score",
     "distill": "distill",
     "segment": "segment",
+    "pseudo-label": "pseudo_label",
     "demo": "demo",
     "eval": "evaluate",
     "view": "view",

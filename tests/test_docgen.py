@@ -160,7 +160,7 @@ def test_examples_use_existing_commands_and_options_only(path):
 
 
 def test_commands_to_come_are_mentioned_nowhere():
-    names = "pseudo-label|detect"
+    names = "detect"
     for path in [*(ROOT / "man").rglob("*.[1-9]"), *(ROOT / "completions").iterdir(), ROOT / "README.md"]:
         text = path.read_text(encoding="utf-8").replace("\\-", "-") if path.exists() else ""
         assert not re.search(rf"pc3d[ -]({names})\b", text), path

@@ -109,9 +109,7 @@ def segment_scene(task: SceneTask, context: Context) -> Iterator[dict]:
         record = instance_record(task.id, number, instance.index, len(cloud.xyz))
         yield record | {"score": instance.score, "source": "segment"}
     if context.side is not None:
-        confidence = np.zeros(len(cloud.xyz), np.float32)
-        for instance in reversed(found):
-            confidence[instance.index] = instance.confidence
+        confidence = np.concatenate([one.confidence for one in found] or [np.zeros(0, np.float32)])
         indices, scores = [one.index for one in found], [one.score for one in found]
         labels = Labels(cloud, indices, scores, {"confidence": confidence})
         write_files(context, labels, method="segment instances", config=settings.find, formats=settings.formats)

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
+from pc3dcli.errors import FormatError, InputError
 from pc3dcli.formats.cloud import Cloud
 from pc3dcli.formats.ply import write_ply
 
@@ -24,15 +26,34 @@ def point_labels(num_points: int, point_indices: list[np.ndarray]) -> np.ndarray
 def write_label_tensors(file: BinaryIO, arrays: dict[str, np.ndarray], metadata: dict) -> None:
     """Write <scene>.safetensors.
 
-    arrays    (N,) each: instance int32, -1 for none; of lifted labels vote_share float32, the share of the votes on a
-              point that its most voted track won, 0 without votes, and seen int32, frames that see the point; of
-              predicted ones confidence float32, the probability of its instance, 0 for none
+    arrays    instance (N,) int32, -1 for none; of lifted labels vote_share (N,) float32, the share of the votes on a
+              point that its most voted track won, 0 without votes, and seen (N,) int32, frames that see the point; of
+              predicted ones confidence (P,) float32, the probabilities of the points of all instances in turn
     metadata  name -> text, or anything JSON can say
     """
     from safetensors.numpy import save
 
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
     file.write(_sorted_header(save(dict(sorted(arrays.items())), metadata=texts)))
+
+
+def read_confidences(path: Path, sizes: list[int]) -> list[np.ndarray]:
+    """Read the probability of each point of each instance, of <scene>.safetensors of a segmenter.
+
+    sizes   points of each instance
+    raises  InputError without such a file, FormatError when it is of other instances
+    """
+    from pc3dcli.formats.arrays import read_arrays
+
+    if not path.is_file():
+        raise InputError("no such file, which holds the confidences of points", file=path)
+    found = read_arrays(path, ("confidence",)).get("confidence")
+    if found is None or found.shape != (sum(sizes),) or found.dtype.kind != "f":
+        shape = "nothing" if found is None else f"{found.shape} {found.dtype}"
+        raise FormatError(f"found {shape}, expected the confidences of {sum(sizes)} points", file=path)
+    if not ((found >= 0) & (found <= 1)).all():
+        raise FormatError("holds confidences that are no probabilities", file=path)
+    return np.split(found, np.cumsum(sizes)[:-1])
 
 
 def write_part_tensor(file: BinaryIO, part: np.ndarray, metadata: dict[str, str]) -> None:

@@ -113,6 +113,10 @@ def distill(run, *arguments, code=0):
     return result
 
 
+def records(path: str, kind: str) -> list[dict]:
+    return [record for line in Path(path).read_text().splitlines() if (record := json.loads(line))["type"] == kind]
+
+
 def steps(out: str) -> list[dict]:
     return [json.loads(line) for line in Path(out, "log.ndjson").read_text().splitlines()]
 
@@ -279,8 +283,9 @@ def test_files_beside_the_records(run):
     assert result.code == 0, result.err
     arrays = safetensors.numpy.load_file("pred/room0.safetensors")
     assert set(arrays) == {"instance", "confidence"}
-    inside = arrays["instance"] >= 0
-    assert inside.any() and (arrays["confidence"][inside] > 0.5).all() and not arrays["confidence"][~inside].any()
+    masks = [decode_points(r["rle"], len(arrays["instance"])) for r in records("pred/room0.ndjson", "instance3d")]
+    assert (arrays["instance"] >= 0).any() and (arrays["confidence"] > 0.5).all()
+    assert arrays["confidence"].shape == (sum(int(mask.sum()) for mask in masks),)
     assert Path("pred/room0.ply").is_file() and Path("pred/room0.txt").is_file()
     scored = run("eval", "pred", "--task", "instance", "--gt", "gt", "--class-agnostic", "--allow-missing")
     assert scored.code == 0, scored.err

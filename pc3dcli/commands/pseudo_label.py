@@ -15,7 +15,7 @@ from pc3dcli.stream.pipeline import Context, SceneTask
 
 EXAMPLES = (
     "  pc3d pseudo-label pred/ --out labels/ # pred/ is of pc3d segment --out\n"
-    "  pc3d pseudo-label pred/ --min-score 0.7 --min-confidence 0.9 --out labels.ndjson"
+    "  pc3d pseudo-label pred/ --min-score 0.7 --out sure.ndjson"
 )
 
 
@@ -83,7 +83,7 @@ def pseudo_label(
     \b
     Examples:
       pc3d pseudo-label pred/ --out labels/ # pred/ is of pc3d segment --out
-      pc3d pseudo-label pred/ --min-score 0.7 --min-confidence 0.9 --out labels.ndjson
+      pc3d pseudo-label pred/ --min-score 0.7 --out sure.ndjson
     """
     from pc3dcli.commands import settings as common
     from pc3dcli.commands.execute import Execution

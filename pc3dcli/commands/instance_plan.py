@@ -37,11 +37,16 @@ class SceneConfig:
     min_points: int = 100  # smaller instances are no targets
     max_voxels: int = 200_000  # a scene of more is cut to a neighbourhood
     skip_labels: tuple[int, ...] = (1, 2)  # label ids of ScanNet ground truth that are no instances: wall and floor
+    partial_share: float = 0.0  # of the samples are what a few frames of a scan see; 0: whole scenes
+    partial_frames: tuple[int, ...] = (1, 5, 10, 20)  # keyframes after the first of such a sample, one of these
+    view_stride: int = 5  # frames from one keyframe to the next
     sparse: Literal["auto", "torch", "spconv"] = "auto"  # which implementation convolves; decides nothing
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_ranges(self, min_points=(1, 1e9), max_voxels=(1, 1e9))
+        check_ranges(self, min_points=(1, 1e9), max_voxels=(1, 1e9), partial_share=(0, 1), view_stride=(1, 1e6))
+        if not self.partial_frames or min(self.partial_frames) < 0:
+            raise ValueError(f"partial_frames = {self.partial_frames}: expected numbers of frames")
 
 
 @dataclass(frozen=True)
@@ -74,13 +79,17 @@ class Plan:
             None if labels is None else str(labels),
             dataset=self.options["dataset"],
             structure=self.scenes.skip_labels,
+            view_stride=self.scenes.view_stride if self.scenes.partial_share else 0,
         )
 
     def data(self, labelled: LabelledScenes) -> VoxelData:
         """Return the batches of scenes."""
         from pc3dcli.datasets.voxel_batches import VoxelConfig, VoxelData
 
-        shared = {name: getattr(self.scenes, name) for name in ("augment", "min_points", "max_voxels")}
+        shared = {
+            name: getattr(self.scenes, name)
+            for name in ("augment", "min_points", "max_voxels", "partial_share", "partial_frames")
+        }
         config = VoxelConfig(voxel=self.network.voxel, gray_share=self.network.gray_share, **shared)
         return VoxelData(labelled.clouds, config)
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from pc3dcli.commands.inputs import found_scenes, holds_stream, stream_scenes
+from pc3dcli.datasets.scene import RgbdFrame, Scene
 from pc3dcli.datasets.voxel_batches import LabelledCloud, LabelledClouds
 from pc3dcli.errors import FormatError, InputError
 from pc3dcli.formats import scannet_instances
@@ -22,19 +23,26 @@ from pc3dcli.formats.cloud import Cloud, read_cloud, xyz_sha256
 from pc3dcli.formats.coco_rle import decode_points
 from pc3dcli.formats.paths import resolve_inside
 from pc3dcli.formats.scannet_aggregation import SUFFIX, Annotations
+from pc3dcli.papers.granularity.votes import PointBlocks
 from pc3dcli.stream.provenance import file_digest
 from pc3dcli.stream.reader import Line, SceneRecords
 
+VIEW_GAP = 0.05  # metres, of the depth test, as lift3d's max_gap
 Instances = tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]  # points of each, and those that do not count
 
 
 @dataclass(frozen=True)
 class SceneCloud:
-    """Where the cloud of a scene is, and which points it must have: their number and hash, None where not known."""
+    """Where the cloud of a scene is, and which points it must have: their number and hash, None where not known.
 
-    file: Path
+    file   None where a scan has frames alone
+    scan   the scan on disk, None of streams
+    """
+
+    file: Path | None
     num_points: int | None = None
     xyz_sha256: str | None = None
+    scan: Scene | None = None
 
     def read(self) -> Cloud:
         """Read it; raises InputError when it is another cloud."""
@@ -49,12 +57,14 @@ class SceneCloud:
 
 @dataclass(frozen=True)
 class SceneLabels:
-    """The labels of a scene: `read` gives the instances for a number of points; `digest` follows from what they say."""
+    """The labels of a scene: `read` gives the instances for a number of points; `digest` follows from what they say.
+
+    cloud  that they name, None where they name none
+    """
 
     read: Callable[[int], Instances]
     digest: str
-    num_points: int | None = None
-    xyz_sha256: str | None = None
+    cloud: SceneCloud | None = None
 
 
 @dataclass(frozen=True)
@@ -70,13 +80,16 @@ class LabelledScenes:
     unlabelled: tuple[str, ...]
 
 
-def labelled_scenes(names: list[str], labels: str | None, *, dataset: str, structure: Iterable[int]) -> LabelledScenes:
+def labelled_scenes(
+    names: list[str], labels: str | None, *, dataset: str, structure: Iterable[int], view_stride: int = 0
+) -> LabelledScenes:
     """Open scenes to learn from.
 
-    names      scans, folders of them, or streams whose scenes name their clouds
-    labels     a stream of `instance3d` records, a folder of them, or ScanNet ground truth; None: those of `names`
-    structure  label ids of ground truth that are no instances: walls and floors
-    raises     InputError where nothing is found, FormatError for broken streams
+    names        scans, folders of them, or streams whose scenes name their clouds
+    labels       a stream of `instance3d` records, a folder of them, or ScanNet ground truth; None: those of `names`
+    structure    label ids of ground truth that are no instances: walls and floors
+    view_stride  frames of a scan from one whose view of the cloud is kept to the next; 0 keeps none
+    raises       InputError where nothing is found, FormatError for broken streams
     """
     found, of_names = _clouds(names, dataset)
     of_labels = of_names if labels is None else _labels(labels, frozenset(structure))
@@ -86,10 +99,12 @@ def labelled_scenes(names: list[str], labels: str | None, *, dataset: str, struc
         some = next(iter(found), None)
         hint = "pc3d lift3d makes labels" if labels is None else f"labels are matched by scene id, such as {some}"
         raise InputError("holds instances of none of the scenes", file=place, hint=hint)
+    if view_stride and not any(found[scene].scan and found[scene].scan.frames for scene in both):
+        raise InputError("partial views need scans with frames", file=names[0], hint="pass the scans, and --labels")
 
     def load(index: int) -> LabelledCloud:
         scene = both[index]
-        return _labelled(found[scene], of_labels[scene])
+        return _labelled(found[scene], of_labels[scene], view_stride)
 
     text = "\n".join(f"{scene} {of_labels[scene].digest}" for scene in both)
     digest = f"{len(both)} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
@@ -97,16 +112,35 @@ def labelled_scenes(names: list[str], labels: str | None, *, dataset: str, struc
     return LabelledScenes(LabelledClouds(tuple(both), load), digest, unlabelled)
 
 
-def _labelled(place: SceneCloud, labels: SceneLabels) -> LabelledCloud:
-    num_points = labels.num_points if labels.num_points is not None else place.num_points
-    sha256 = labels.xyz_sha256 or place.xyz_sha256
-    cloud = SceneCloud(place.file, num_points, sha256).read()
+def _labelled(place: SceneCloud, labels: SceneLabels, view_stride: int) -> LabelledCloud:
+    """Read a scene: the cloud that its labels name where it is there, else that of the scan."""
+    known = labels.cloud or place
+    file = known.file if known.file is not None and known.file.exists() else place.file
+    if file is None:
+        hint = "pc3d lift3d --out labels/ writes one"
+        raise InputError("has no cloud to learn on", file=place.scan and place.scan.root, hint=hint)
+    cloud = replace(known, file=file).read()
     try:
         instances, ignored = labels.read(len(cloud.xyz))
     except (FormatError, InputError) as error:
-        error.file = error.file or place.file
+        error.file = error.file or file
         raise
-    return LabelledCloud(cloud.xyz, cloud.rgb, instances, ignored)
+    views = packed_views(place.scan, cloud.xyz, view_stride) if view_stride and place.scan else ()
+    return LabelledCloud(cloud.xyz, cloud.rgb, instances, ignored, views)
+
+
+def packed_views(scan: Scene, xyz: np.ndarray, stride: int) -> tuple[np.ndarray, ...]:
+    """Return which points (N, 3) every `stride`-th frame with depth sees, as (ceil(N / 8),) uint8 bits each."""
+    known = np.flatnonzero(np.isfinite(xyz).all(axis=1))
+    blocks, views = PointBlocks(xyz[known]), []
+    for frame in scan.frames[::stride]:
+        view = RgbdFrame(scan.root, frame)
+        if view.depth is not None:
+            index, _ = blocks.visible(view.depth, view.K, view.world_from_cam, VIEW_GAP)
+            is_seen = np.zeros(len(xyz), bool)
+            is_seen[known[index]] = True
+            views.append(np.packbits(is_seen))
+    return tuple(views)
 
 
 def _clouds(names: list[str], dataset: str) -> tuple[dict[str, SceneCloud], dict[str, SceneLabels]]:
@@ -114,18 +148,22 @@ def _clouds(names: list[str], dataset: str) -> tuple[dict[str, SceneCloud], dict
     clouds, labels = {}, {}
     streams = [name for name in names if holds_stream(name)]
     for scene in _labelled_streams(streams):
-        record = scene.scene
-        if record.get("points") is not None:
-            file = resolve_inside(Path(record["root"]), record["points"])
-            clouds[scene.id] = SceneCloud(file, record.get("num_points"), record.get("xyz_sha256"))
+        cloud = _stream_cloud(scene.scene)
+        if cloud is not None:
+            clouds[scene.id] = cloud
         if scene.kept:
             labels[scene.id] = _stream_labels(scene)
     for ref in found_scenes([name for name in names if name not in streams], dataset):
         scene = ref.open()
-        if scene.points is None:
-            raise InputError("has no cloud to learn on", file=ref.path, hint="pc3d lift3d --out labels/ fuses one")
-        clouds[ref.scene] = SceneCloud(scene.root / scene.points)
+        clouds[ref.scene] = SceneCloud(None if scene.points is None else scene.root / scene.points, scan=scene)
     return clouds, labels
+
+
+def _stream_cloud(record: dict) -> SceneCloud | None:
+    if record.get("points") is None:
+        return None
+    file = resolve_inside(Path(record["root"]), record["points"])
+    return SceneCloud(file, record.get("num_points"), record.get("xyz_sha256"))
 
 
 def _labels(name: str, structure: frozenset[int]) -> dict[str, SceneLabels]:
@@ -165,7 +203,7 @@ def _stream_labels(scene: SceneRecords) -> SceneLabels:
         return tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
 
     digest = hashlib.sha256(repr(masks).encode()).hexdigest()
-    return SceneLabels(read, digest, scene.scene.get("num_points"), scene.scene.get("xyz_sha256"))
+    return SceneLabels(read, digest, _stream_cloud(scene.scene))
 
 
 def _points(rle: dict | None, num_points: int) -> np.ndarray:

@@ -26,12 +26,25 @@ class LabelledCloud:
     xyz        (N, 3) float, metres; rgb (N, 3) uint8, None without colour
     instances  int arrays, the points of each instance; they may overlap
     ignored    as many, the points that are neither in nor out of each
+    views      (ceil(N / 8),) uint8 bits each, the points that a frame of a video sees, frames in order; may be none
     """
 
     xyz: np.ndarray
     rgb: np.ndarray | None
     instances: tuple[np.ndarray, ...] = ()
     ignored: tuple[np.ndarray, ...] = ()
+    views: tuple[np.ndarray, ...] = ()
+
+    def part(self, is_in: np.ndarray) -> LabelledCloud:
+        """Return the points for which (N,) bool is true, as a cloud of their own without views."""
+        row = np.full(len(self.xyz), -1)
+        row[is_in] = np.arange(np.count_nonzero(is_in))
+
+        def moved(arrays: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+            return tuple(rows[rows >= 0] for rows in (row[index] for index in arrays))
+
+        rgb = None if self.rgb is None else self.rgb[is_in]
+        return LabelledCloud(self.xyz[is_in], rgb, moved(self.instances), moved(self.ignored))
 
 
 @dataclass(frozen=True)
@@ -84,6 +97,8 @@ class VoxelConfig:
     gray_share: float = 0.0  # of the samples lose their colour
     min_points: int = 100  # smaller instances are no targets; spec section 5
     max_voxels: int = 200_000  # a scene of more is cut to those nearest to one of them; spec section 5
+    partial_share: float = 0.0  # of the samples are what a few frames see, where a scene has views
+    partial_frames: tuple[int, ...] = (1, 5, 10, 20)  # frames after the first of such a sample, one of these
     cache_bytes: int = 2 << 30  # of clouds that are kept; ours
 
 
@@ -119,7 +134,7 @@ class VoxelData:
             return self._kept[index]
         cloud = self.clouds.load(index)
         size = cloud.xyz.nbytes + (0 if cloud.rgb is None else cloud.rgb.nbytes)
-        size += sum(array.nbytes for array in (*cloud.instances, *cloud.ignored))
+        size += sum(array.nbytes for array in (*cloud.instances, *cloud.ignored, *cloud.views))
         if self._num_kept_bytes + size <= self.config.cache_bytes:
             self._kept[index] = cloud
             self._num_kept_bytes += size
@@ -129,6 +144,8 @@ class VoxelData:
         """Return a cloud as voxels, cut to the size of a batch."""
         config = self.config
         check_spacing(cloud.xyz, config.voxel)
+        if cloud.views and rng.random() < config.partial_share:
+            cloud = _partial_view(cloud, config.partial_frames, rng)
         xyz, rgb = cloud.xyz.astype(np.float64), cloud.rgb
         if config.augment:
             known = np.isfinite(xyz).all(axis=1)
@@ -143,6 +160,15 @@ class VoxelData:
         first = xyz[voxels.point]
         colors = normalized_colors(None if rgb is None else rgb[voxels.point], len(first))
         return _Scene(voxels, colors, first.astype(np.float32), *_targets(cloud, voxels, config.min_points))
+
+
+def _partial_view(cloud: LabelledCloud, num_frames: tuple[int, ...], rng: np.random.Generator) -> LabelledCloud:
+    """Return what a frame and the next few see of a cloud; the whole where that is nothing."""
+    first = int(rng.integers(len(cloud.views)))
+    last = first + int(rng.choice(num_frames))
+    bits = np.bitwise_or.reduce(cloud.views[first : last + 1])
+    is_seen = np.unpackbits(bits, count=len(cloud.xyz)).astype(bool)
+    return cloud.part(is_seen) if np.isfinite(cloud.xyz[is_seen]).all(axis=1).any() else cloud
 
 
 class _Scene(NamedTuple):

@@ -395,3 +395,26 @@ def test_a_released_checkpoint_is_used_as_it_is(run):
     ours, released = (run("segment", "--weights", weights, *options) for weights in ("same", "mask3d.ckpt"))
     assert released.code == 0, released.err
     assert released.of("instance3d") == ours.of("instance3d") != []
+
+
+def test_partial_views_of_scans_are_learned_from(run, scans, tmp_path):
+    """Labels of whole scenes, samples of what a few frames see; the cloud is the one that the labels name."""
+    from pc3dcli.commands.labelled_scenes import labelled_scenes
+
+    found = labelled_scenes([str(scans)], str(scans), dataset="auto", structure=(1, 2), view_stride=5)
+    cloud = found.clouds.load(0)
+    assert len(cloud.views) == 4  # of 16 frames
+    shares = [np.unpackbits(view, count=len(cloud.xyz)).mean() for view in cloud.views]
+    assert all(0.02 < share < 0.9 for share in shares)
+    common = ("distill", *SHORT, *TINY, scans, "--labels", scans)
+    assert run(*common, "--out", tmp_path / "whole").code == 0
+    result = run(*common, "--out", tmp_path / "partial", "-D", "partial_share=1", "-D", "partial_frames=[0,1]")
+    assert result.code == 0, result.err
+    assert steps(tmp_path / "partial")[0]["loss"] != steps(tmp_path / "whole")[0]["loss"]
+
+
+def test_partial_views_need_frames(run):
+    result = distill(run, "labels.ndjson", "--out", "x", "-D", "partial_share=0.5", code=4)
+    assert "partial views need scans with frames" in result.err
+    refused = distill(run, "labels.ndjson", "--out", "x", "-D", "partial_frames=[]", code=2)
+    assert "partial_frames" in refused.err

@@ -161,3 +161,47 @@ def test_clouds_are_read_once_while_they_fit():
         for epoch in range(3):
             data.batch([0], epoch=epoch)
         assert len(reads) == expected
+
+
+def seen(*masks: np.ndarray) -> tuple[np.ndarray, ...]:
+    return tuple(np.packbits(mask) for mask in masks)
+
+
+def test_a_part_of_a_cloud_keeps_its_labels():
+    cloud = some_cloud()
+    is_in = np.random.default_rng(0).random(len(cloud.xyz)) < 0.3
+    part = cloud.part(is_in)
+    assert np.array_equal(part.xyz, cloud.xyz[is_in]) and np.array_equal(part.rgb, cloud.rgb[is_in])
+    for whole, cut in zip((*cloud.instances, *cloud.ignored), (*part.instances, *part.ignored), strict=True):
+        assert np.array_equal(np.flatnonzero(is_in)[cut], whole[is_in[whole]])
+
+
+def test_a_partial_view_is_what_some_frames_in_a_row_see():
+    cloud = some_cloud()
+    frame = np.arange(len(cloud.xyz)) % 8
+    cloud = LabelledCloud(cloud.xyz, cloud.rgb, cloud.instances, cloud.ignored, seen(*(frame == k for k in range(8))))
+    config = VoxelConfig(voxel=0.01, augment=False, min_points=1, partial_share=1.0, partial_frames=(1, 2))
+    data, counts = data_of(cloud, config=config), set()
+    for epoch in range(40):
+        batch = data.batch([0], epoch=epoch)
+        found = {tuple(row) for row in batch.xyz.numpy().tolist()}
+        frames = sorted({int(frame[i]) for i, row in enumerate(cloud.xyz.tolist()) if tuple(row) in found})
+        assert frames == list(range(frames[0], frames[-1] + 1)) and 1 <= len(frames) <= 3
+        assert len(batch.coords) == int(np.isin(frame, frames).sum())
+        counts.add(len(frames))
+    assert counts == {1, 2, 3}  # one frame where the last of all is the first
+
+
+def test_the_share_of_partial_views_is_kept():
+    cloud = some_cloud()
+    cloud = LabelledCloud(cloud.xyz, cloud.rgb, cloud.instances, cloud.ignored, seen(np.arange(len(cloud.xyz)) < 50))
+    data = data_of(cloud, config=VoxelConfig(voxel=0.01, augment=False, partial_share=0.5))
+    sizes = [len(data.batch([0], epoch=epoch).coords) for epoch in range(100)]
+    assert set(sizes) == {50, len(cloud.xyz)} and 30 < sizes.count(50) < 70
+
+
+def test_a_view_of_nothing_gives_the_whole_scene():
+    cloud = some_cloud()
+    cloud = LabelledCloud(cloud.xyz, cloud.rgb, cloud.instances, cloud.ignored, seen(np.zeros(len(cloud.xyz), bool)))
+    data = data_of(cloud, config=VoxelConfig(voxel=0.01, augment=False, partial_share=1.0))
+    assert len(data.batch([0]).coords) == len(cloud.xyz)

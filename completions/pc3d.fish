@@ -201,6 +201,7 @@ complete -c pc3d -n '__fish_seen_subcommand_from pseudo-label' -l debug -d 'Show
 complete -c pc3d -n '__fish_seen_subcommand_from demo' -l out -s o -x -a '(__fish_complete_directories)' -d 'Folder of everything it makes.'
 complete -c pc3d -n '__fish_seen_subcommand_from demo' -l frames -x -d 'Frames of the video.'
 complete -c pc3d -n '__fish_seen_subcommand_from demo' -l shapes -x -d 'Write N objects to train on and N to test, no room.'
+complete -c pc3d -n '__fish_seen_subcommand_from demo' -l rooms -x -d 'Write N rooms to train on, a quarter of N to test.'
 complete -c pc3d -n '__fish_seen_subcommand_from demo' -l seed -x -d 'Another seed is another world.'
 complete -c pc3d -n '__fish_seen_subcommand_from demo' -l force -s f -d 'Redo what exists.'
 complete -c pc3d -n '__fish_seen_subcommand_from demo' -l debug -d 'Show tracebacks.'

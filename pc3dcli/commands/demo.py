@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`pc3d demo`: render a furnished room, run the main pipeline on it, and say where the result can be seen.
 
-With `--shapes` it writes small objects in twelve classes instead, for `pc3d pretrain` and `pc3d distill` to learn from.
+With `--shapes` it writes small objects in twelve classes instead, for `pc3d pretrain` and `pc3d distill` to learn from;
+with `--rooms` scans of rooms, for the curriculum of pc3d-pipelines(7).
 """
 
 from __future__ import annotations
@@ -32,6 +33,12 @@ def demo(
             "--shapes", min=12, max=100_000, metavar="N", help="Write N objects to train on and N to test, no room."
         ),
     ] = None,
+    rooms: Annotated[
+        int | None,
+        typer.Option(
+            "--rooms", min=1, max=10_000, metavar="N", help="Write N rooms to train on, a quarter of N to test."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Another seed is another world.")] = 0,
     force: options.Force = False,
     debug: options.Debug = False,
@@ -48,7 +55,11 @@ def demo(
 
     if out.exists() and not out.is_dir():
         raise UsageError("is a file, expected a folder", file=out)
-    if shapes is None:
+    if shapes is not None and rooms is not None:
+        raise UsageError("--shapes and --rooms write different data: pass one of them")
+    if rooms is not None:
+        _write_rooms(out, rooms, frames, seed, force)
+    elif shapes is None:
         _label_room(out, frames, seed, force)
     elif ctx.get_parameter_source("frames").name == "COMMANDLINE":
         raise UsageError("--frames is for the room, --shapes writes none")
@@ -68,6 +79,14 @@ def _label_room(out: Path, frames: int, seed: int, force: bool) -> None:
     _run_pipe(["pc3d", "view", f"{labels}/", "--out", f"{out / 'pictures'}/", *redo])
     pictures = sorted(str(path) for path in (out / "pictures").rglob("*") if path.suffix in (".png", ".html"))
     print("\nlook at\n" + "\n".join(f"  {path}" for path in pictures))
+
+
+def _write_rooms(out: Path, num: int, frames: int, seed: int, force: bool) -> None:
+    """Write scans of rooms into train/ and test/; finished ones of the same seed and length are kept."""
+    for number, (split, count) in enumerate((("train", num), ("test", max(1, num // 4)))):
+        for index in range(count):
+            _render(out / split / f"{split}{index:03d}", frames, (seed, number, index), force)
+        print(out / split)
 
 
 def _write_shapes(out: Path, num: int, seed: int, force: bool) -> None:
@@ -92,7 +111,7 @@ def _write_shapes(out: Path, num: int, seed: int, force: bool) -> None:
         print(path)
 
 
-def _render(folder: Path, frames: int, seed: int, force: bool) -> bool:
+def _render(folder: Path, frames: int, seed: int | tuple[int, ...], force: bool) -> bool:
     """Write the scan of a room; return False where a finished one of the same seed and length is kept."""
     import numpy as np
 
@@ -107,7 +126,7 @@ def _render(folder: Path, frames: int, seed: int, force: bool) -> bool:
     rng = np.random.default_rng(seed)
     room = make_room(RoomConfig(textures=True, sensor_noise=True, missing_depth=True), rng)
     capture = CaptureConfig(num_frames=frames, size=(480, 640), turns=1.0)
-    print(f"rendering a room with {len(room.objects)} objects, {frames} frames", file=sys.stderr)
+    print(f"rendering {folder.name} with {len(room.objects)} objects, {frames} frames", file=sys.stderr)
     write_room(room, folder, capture, rng)
     with atomic_file(done) as file:
         file.write(recipe.encode())

@@ -54,3 +54,22 @@ def test_shapes_do_not_replace_other_data(run, tmp_path):
 
 def test_shapes_have_no_frames(run, tmp_path):
     assert run("demo", "--shapes", "12", "--frames", "8", "--out", tmp_path).code == 2
+
+
+def test_rooms_are_scans_of_two_splits_and_finished_ones_are_kept(run, tmp_path):
+    from pc3dcli.datasets import open_scenes
+
+    options = ("demo", "--rooms", "1", "--frames", "8", "--out", tmp_path)
+    first = run(*options)
+    assert first.code == 0 and first.out.split() == [str(tmp_path / split) for split in ("train", "test")]
+    assert first.err.count("rendering") == 2
+    (train,), (test,) = (open_scenes(tmp_path / split) for split in ("train", "test"))
+    assert (train.scene, test.scene) == ("train000", "test000") and len(train.open().frames) == 8
+    clouds = [next((tmp_path / split).rglob("*_vh_clean_2.ply")).read_bytes() for split in ("train", "test")]
+    assert clouds[0] != clouds[1] and (tmp_path / "train/train000/gt/train000.txt").is_file()
+    again = run(*options)
+    assert again.code == 0 and "rendering" not in again.err
+
+
+def test_rooms_and_shapes_are_different_data(run, tmp_path):
+    assert run("demo", "--shapes", "12", "--rooms", "1", "--out", tmp_path).code == 2

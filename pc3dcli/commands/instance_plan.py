@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from pc3dcli.stream.provenance import Program
     from pc3dcli.train import TrainConfig
 
-RECIPE = {  # Segment3D's first stage; weight decay and betas are AdamW's own
+# Segment3D's first stage.  Departures: its one-cycle schedule moves the first beta too, its decay reaches biases and
+# norms, and its batch is 8 on each of two devices
+RECIPE = {
     "epochs": 20, "batch_size": 8, "lr": 2e-4, "weight_decay": 0.01, "betas": (0.9, 0.999), "schedule": "one-cycle",
 }  # fmt: skip
 FOREIGN = ("few_shot", "folds", "votes", "scratch", "predict", "split", "hold_out", "base")  # options of the others
@@ -36,11 +38,11 @@ class SceneConfig:
     augment: bool = True  # the changes of Mask3D and Segment3D
     min_points: int = 100  # smaller instances are no targets
     max_voxels: int = 200_000  # a scene of more is cut to a neighbourhood
-    skip_labels: tuple[int, ...] = (1, 2)  # label ids of ScanNet ground truth that are no instances: wall and floor
-    partial_share: float = 0.0  # of the samples are what a few frames of a scan see; 0: whole scenes
+    skip_labels: tuple[int, ...] = (1, 3)  # label ids of ground truth that are no instances: ScanNet200 wall, floor
+    partial_share: float = 0.0  # of the samples are cuts of the cloud to what a few frames of a scan see, ours
     partial_frames: tuple[int, ...] = (1, 5, 10, 20)  # keyframes after the first of such a sample, one of these
     view_stride: int = 5  # frames from one keyframe to the next
-    sparse: Literal["auto", "torch", "spconv"] = "auto"  # which implementation convolves; decides nothing
+    sparse: Literal["auto", "torch", "spconv"] = "auto"  # which implementation convolves
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -98,7 +100,9 @@ class Plan:
         from pc3dcli.commands.weights import weights_digest
 
         training = dataclasses.replace(self.training, checkpoint_every=0)  # decides nothing
-        scenes = dataclasses.replace(self.scenes, sparse="auto")
+        scenes = self.scenes
+        if training.precision == "fp32":  # both implementations give the same
+            scenes = dataclasses.replace(scenes, sparse="auto")
         init = self.options["init"]
         weights = {"init": weights_digest(init)} if init else {}
         excluded = ("shapes", "labels", "dataset", "init", *FOREIGN)

@@ -7,7 +7,7 @@ piece sees a margin around it; what two pieces find in the margin that they shar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +20,12 @@ from pc3dcli.datasets.scene_augment import normalized_colors
 from pc3dcli.datasets.voxel_batches import voxelized
 from pc3dcli.errors import InputError, check_ranges
 from pc3dcli.formats.cloud import Cloud
+from pc3dcli.geometry.pieces import overlapping_pieces
 from pc3dcli.nn.sparse import chosen_backend
 from pc3dcli.papers.granularity.mask_instances import (
     MaskInstance,
     MaskInstancesConfig,
+    best_share,
     joined,
     mask_instances,
     on_points,
@@ -65,7 +67,9 @@ class InstanceSegmenter:
         xyz = cloud.xyz[voxels.point].astype(np.float64)
         xyz = (xyz - xyz.min(axis=0)).astype(np.float32)
         colors = normalized_colors(None if cloud.rgb is None else cloud.rgb[voxels.point], len(xyz))
-        pieces = list(cut(voxels.coords, self.chunks.chunk_voxels, self.chunks.chunk_margin / network.voxel))
+        pieces = list(
+            overlapping_pieces(voxels.coords, self.chunks.chunk_voxels, self.chunks.chunk_margin / network.voxel)
+        )
         if len(pieces) > 1:
             warn(f"{len(voxels.coords)} voxels are too many at once: {len(pieces)} pieces")
         found: list[MaskInstance] = []
@@ -73,7 +77,7 @@ class InstanceSegmenter:
             mine = self._of_piece(voxels.coords[piece], colors[piece], xyz[piece])
             mine = [MaskInstance(piece[one.index], one.score, one.confidence) for one in mine]
             found = joined(found, mine, piece, self.chunks.chunk_overlap) if len(pieces) > 1 else mine
-        return on_points(found, voxels.of_point)
+        return on_points(best_share(found, self.config), voxels.of_point)
 
     @torch.no_grad()
     def _of_piece(self, coords: np.ndarray, colors: np.ndarray, xyz: np.ndarray) -> list[MaskInstance]:
@@ -83,32 +87,3 @@ class InstanceSegmenter:
         prediction = self.model(*inputs, self.config.test_queries)[0][-1]
         classes, masks = prediction.classes.float().cpu().numpy(), prediction.masks().float().cpu().numpy()
         return mask_instances(classes, masks, coords, self.config)
-
-
-def cut(coords: np.ndarray, num: int, margin: float) -> Iterator[np.ndarray]:
-    """Yield the voxels (n,) int64 of each piece with its margin, ascending; one piece where all fit.
-
-    coords  (N, 3) int64; num  most voxels of a piece; margin  voxels, in the plane
-    """
-    whole = np.arange(len(coords))
-    if len(coords) <= num:
-        yield whole
-        return
-    plane = coords[:, :2]
-    for inside in _halved(plane, whole, num):
-        low, high = plane[inside].min(axis=0) - margin, plane[inside].max(axis=0) + margin
-        yield np.flatnonzero(((plane >= low) & (plane <= high)).all(axis=1))
-
-
-def _halved(plane: np.ndarray, inside: np.ndarray, num: int) -> Iterator[np.ndarray]:
-    if len(inside) <= num:
-        yield inside
-        return
-    own = plane[inside]
-    axis = int(np.argmax(np.ptp(own, axis=0)))
-    is_low = own[:, axis] <= np.median(own[:, axis])
-    if is_low.all():  # a column of voxels that cannot be cut
-        yield inside
-        return
-    yield from _halved(plane, inside[is_low], num)
-    yield from _halved(plane, inside[~is_low], num)

@@ -172,7 +172,7 @@ def _labels(name: str, structure: frozenset[int]) -> dict[str, SceneLabels]:
     folder = Path(name)
     if not folder.exists():
         raise InputError("no such file or folder", file=folder)
-    annotations = Annotations(folder if folder.is_dir() else folder.parent, "nyu40id")
+    annotations = Annotations(folder if folder.is_dir() else folder.parent, "id")
     return {
         scene: _truth_labels(path, annotations, structure)
         for scene, path in scannet_instances.find_truth(folder).items()
@@ -220,4 +220,5 @@ def _truth_labels(path: Path, annotations: Annotations, structure: frozenset[int
         found = tuple(np.flatnonzero(ids == number) for number in wanted)
         return found, tuple(np.zeros(0, np.int64) for _ in found)
 
-    return SceneLabels(read, file_digest(path))
+    files = annotations.files(path).values() if path.name.endswith(SUFFIX) else (path,)
+    return SceneLabels(read, " ".join(file_digest(file) for file in files))

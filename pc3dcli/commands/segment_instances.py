@@ -48,6 +48,8 @@ def run(ctx: typer.Context, examples: str) -> None:
     find, chunks = common.configure(ctx, *configs())
     if params["print_config"]:
         common.print_config(ctx, [find, chunks])
+    if ctx.get_parameter_source("seed").name in ("COMMANDLINE", "ENVIRONMENT"):
+        raise UsageError("--seed: nothing is random without --parts")
     if params["category"] is not None or params["split"] != "all":
         raise UsageError(f"--{'category' if params['category'] is not None else 'split'}: only with --parts")
     weights = params["weights"]
@@ -130,8 +132,9 @@ def _snapped(found: list[MaskInstance], cloud: Cloud, settings: Settings) -> lis
     from pc3dcli.papers.granularity.mask_instances import snapped
 
     known = np.flatnonzero(np.isfinite(cloud.xyz).all(axis=1))
-    superpoint = np.full(len(cloud.xyz), -1)
-    superpoint[known] = superpoints(cloud, known)
+    of_known = superpoints(cloud, known)
+    superpoint = np.full(len(cloud.xyz), of_known.max(initial=-1) + 1)  # what is not finite is one of its own
+    superpoint[known] = of_known
     return snapped(found, superpoint, settings.find)
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,9 +49,8 @@ def segmenter_of(path: Path) -> Segmenter:
 
 
 def _config(fields: dict[str, Any], path: Path) -> SegmenterConfig:
-    known = {field.name for field in dataclasses.fields(SegmenterConfig)}
     plain = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
     try:
-        return SegmenterConfig(**{name: value for name, value in plain.items() if name in known})
+        return SegmenterConfig(**plain)
     except (TypeError, ValueError) as error:
         raise WeightsError(f"its config is not of an instance segmenter: {error}", file=path) from None

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random changes of a scene that Mask3D and Segment3D train with: place, mirror, bend, scale, turn, and its colours.
 
-Numbers are those of the released code of both (granularity_tracking.md section 7.4).  *Departures*: every random number
-comes from one generator that is passed in.
+Numbers are those of the released code of both, whose scales, turns and colours change every sample: it sets
+`always_apply` beside the probabilities of one half that granularity_tracking.md section 7.4 lists.  *Departures*: every
+random number comes from one generator that is passed in.
 """
 
 from __future__ import annotations
@@ -27,11 +28,9 @@ def augmented_points(xyz: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < ELASTIC_SHARE:
         for granularity, magnitude in ELASTIC:
             xyz = elastic_distortion(xyz, granularity, magnitude, rng)
-    if rng.random() < 0.5:
-        xyz = xyz * rng.uniform(0.9, 1.1, 3)
+    xyz = xyz * rng.uniform(0.9, 1.1, 3)
     for axis, limit in ((2, np.pi), (1, TILT), (0, TILT)):
-        if rng.random() < 0.5:
-            xyz = _turned(xyz, axis, rng.uniform(-limit, limit))
+        xyz = _turned(xyz, axis, rng.uniform(-limit, limit))
     return xyz
 
 
@@ -57,12 +56,8 @@ def elastic_distortion(xyz: np.ndarray, granularity: float, magnitude: float, rn
 def augmented_colors(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return colours (N, 3) float64, 0 to 255, of other brightness, contrast and tint."""
     rgb = rgb.astype(np.float64)
-    if rng.random() < 0.5:
-        contrast, brightness = 1 + rng.uniform(-0.2, 0.2), 255 * rng.uniform(-0.2, 0.2)
-        rgb = np.clip(contrast * rgb + brightness, 0, 255)
-    if rng.random() < 0.5:
-        rgb = np.clip(rgb + rng.uniform(-20, 20, 3), 0, 255)
-    return rgb
+    contrast, brightness = 1 + rng.uniform(-0.2, 0.2), 255 * rng.uniform(-0.2, 0.2)
+    return np.clip(np.clip(contrast * rgb + brightness, 0, 255) + rng.uniform(-20, 20, 3), 0, 255)
 
 
 def normalized_colors(rgb: np.ndarray | None, num_points: int) -> np.ndarray:

@@ -159,7 +159,8 @@ class VoxelData:
             voxels = _cut(voxels, config.max_voxels, rng)
         first = xyz[voxels.point]
         colors = normalized_colors(None if rgb is None else rgb[voxels.point], len(first))
-        return _Scene(voxels, colors, first.astype(np.float32), *_targets(cloud, voxels, config.min_points))
+        first = (first - first.min(axis=0)).astype(np.float32)  # far from the origin single precision is coarse
+        return _Scene(voxels, colors, first, *_targets(cloud, voxels, config.min_points))
 
 
 def _partial_view(cloud: LabelledCloud, num_frames: tuple[int, ...], rng: np.random.Generator) -> LabelledCloud:
@@ -184,21 +185,12 @@ def voxelized(xyz: np.ndarray, voxel: float) -> Voxels:
 
     xyz     (N, 3) float, metres; points that are not finite are in no voxel
     voxel   edge, metres
-    raises  FormatError for a cloud without a finite point, InputError for one that spans more than 2^20 voxels, and
-            for one so far from the origin that its numbers are coarser than a voxel
+    raises  as `check_spacing`, InputError for a cloud that spans more than 2^20 voxels
     """
+    check_spacing(xyz, voxel)
     known = np.flatnonzero(np.isfinite(xyz).all(axis=1))
-    if not len(known):
-        raise FormatError("its cloud has no point with finite coordinates")
-    inside = xyz[known]
-    spacing = float(np.spacing(np.abs(inside).max()))
-    if spacing > voxel / 2:
-        found = f"coordinates of {np.abs(inside).max():.3g} m are {spacing:.2g} m apart as {xyz.dtype}"
-        hint = "subtract one offset from all points, or store them in double precision"
-        raise InputError(f"{found}, too coarse for voxels of {voxel:g} m", hint=hint)
-    low = (
-        np.floor(inside.astype(np.float64).min(axis=0) / (16 * voxel)) * 16
-    )  # in voxels: levels of detail stay aligned
+    inside = xyz[known].astype(np.float64)
+    low = np.floor(inside.min(axis=0) / (16 * voxel)) * 16  # in voxels; a multiple of 16 keeps all levels aligned
     moved = inside - low * voxel
     if moved.max() >= voxel_reach(voxel):
         raise InputError(f"its points span {moved.max():.3g} m, more than {voxel_reach(voxel):.3g} m")
@@ -244,7 +236,7 @@ def _targets(cloud: LabelledCloud, voxels: Voxels, min_points: int) -> tuple[lis
     for number, index in enumerate(cloud.instances):
         inside = row[index]
         inside = inside[inside >= 0]
-        if len(index) >= min_points and len(inside):
+        if np.count_nonzero(voxels.of_point[index] >= 0) >= min_points and len(inside):
             instances.append(inside)
             unsure = row[cloud.ignored[number]] if cloud.ignored else np.zeros(0, np.int64)
             ignored.append(unsure[unsure >= 0])

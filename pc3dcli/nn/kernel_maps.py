@@ -25,7 +25,7 @@ class KernelMap:
     """Pairs of input and output voxels for each offset of a kernel, in the order of x, y, z offsets, z fastest.
 
     pairs       K index tensors (P_k,) int64 each for input and output; both ascend, neither holds an index twice
-    num_inputs, num_outputs
+    num_inputs, num_outputs  voxels on either side
     same        offset under which every voxel meets itself, None where there is none
     """
 

@@ -60,7 +60,8 @@ class _Conv(nn.Module):
         super().__init__()
         self.kernel_size = kernel_size
         self.weight = nn.Parameter(torch.empty(kernel_size**3, in_channels, out_channels))
-        nn.init.kaiming_normal_(self.weight.permute(2, 1, 0), mode="fan_out", nonlinearity="relu")
+        bound = (kernel_size**3 * (out_channels if isinstance(self, InverseConv) else in_channels)) ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)  # as MinkowskiEngine
 
     def extra_repr(self) -> str:
         _, num_in, num_out = self.weight.shape

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from pc3dcli.nn.sparse import InverseConv, SparseTensor, StridedConv, SubmanifoldConv
 
 LEVELS = 4  # below the finest
-BN_MOMENTUM = 0.02
+BLOCK_MOMENTUM = 0.1  # of the norms within residual blocks, which the released code does not pass its 0.02 to
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class UnetConfig:
 class VoxelNorm(nn.BatchNorm1d):
     """BatchNorm over voxels; a single voxel has no statistics, so that in training those so far serve for it."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, momentum=BN_MOMENTUM)
+    def __init__(self, channels: int, momentum: float = 0.02) -> None:
+        super().__init__(channels, momentum=momentum)
 
     def forward(self, features: Tensor) -> Tensor:
         if self.training and len(features) == 1:
@@ -58,8 +58,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv1, self.norm1 = SubmanifoldConv(in_channels, out_channels, 3), VoxelNorm(out_channels)
-        self.conv2, self.norm2 = SubmanifoldConv(out_channels, out_channels, 3), VoxelNorm(out_channels)
+        self.conv1, self.norm1 = SubmanifoldConv(in_channels, out_channels, 3), VoxelNorm(out_channels, BLOCK_MOMENTUM)
+        self.conv2 = SubmanifoldConv(out_channels, out_channels, 3)
+        self.norm2 = VoxelNorm(out_channels, BLOCK_MOMENTUM)
         is_same = in_channels == out_channels
         self.shortcut = None if is_same else nn.Linear(in_channels, out_channels, bias=False)
         self.shortcut_norm = None if is_same else VoxelNorm(out_channels)

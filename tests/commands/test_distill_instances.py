@@ -77,7 +77,7 @@ def folder(tmp_path_factory):
         instances = [{"rle": mask(box, len(cloud.xyz))} for box in boxes]
         scenes[f"room{seed}"] = [about | {"xyz_sha256": xyz_sha256(cloud.xyz)}, *instances]
         ids = np.zeros(len(cloud.xyz), np.int64)
-        ids[:1500] = 2001
+        ids[:1500] = 3001  # floor, in ScanNet200
         for number, box in enumerate(boxes):
             ids[box] = 5001 + number
         write_truth(folder / "gt" / f"room{seed}.txt", ids)
@@ -339,6 +339,18 @@ def test_a_cloud_without_colour_needs_weights_that_know_such(run):
     assert both.code == 0, both.err
 
 
+def test_snap_leaves_points_without_a_place_alone(run):
+    cloud, _ = room(0)
+    xyz = cloud.xyz.copy()
+    xyz[[7, 1600]] = np.nan
+    with Path("holes.ply").open("wb") as file:
+        write_ply(file, Cloud(xyz, cloud.rgb))
+    result = run(*SEGMENT, "holes.ply", "--json", "--snap")
+    assert result.code == 0, result.err
+    masks = [decode_points(r["rle"], len(xyz)) for r in result.of("instance3d")]
+    assert masks and not any(mask[[7, 1600]].any() for mask in masks)
+
+
 def test_one_point_and_no_point(run):
     for name, xyz in (("one", np.ones((1, 3))), ("none", np.zeros((0, 3))), ("nan", np.full((5, 3), np.nan))):
         with Path(f"{name}.ply").open("wb") as file:
@@ -357,6 +369,7 @@ def test_one_point_and_no_point(run):
         ((*SEGMENT, "clouds", "--json", "--category", "chair"), 2, "--category: only with --parts"),
         ((*SEGMENT, "clouds", "--write", "ply"), 2, "--write needs a place"),
         ((*SEGMENT, "clouds", "--json", "-D", "keep_shar=1"), 2, "did you mean keep_share"),
+        ((*SEGMENT, "clouds", "--json", "--seed", "1"), 2, "--seed: nothing is random"),
     ],
 )
 def test_segment_errors(run, arguments, code, words):

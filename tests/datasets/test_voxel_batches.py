@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 
+from pc3dcli.datasets.scene_augment import normalized_colors
 from pc3dcli.datasets.voxel_batches import LabelledCloud, LabelledClouds, VoxelConfig, VoxelData, voxelized
 from pc3dcli.errors import FormatError, InputError
 
@@ -14,6 +15,12 @@ def some_cloud(num=400, seed=0, colors=True) -> LabelledCloud:
     left, low = np.flatnonzero(xyz[:, 0] < 3), np.flatnonzero(xyz[:, 2] < 2)
     rgb = rng.integers(0, 256, (num, 3)).astype(np.uint8) if colors else None
     return LabelledCloud(xyz, rgb, (left, low), (np.arange(10), np.zeros(0, np.int64)))
+
+
+def points_of(batch, cloud: LabelledCloud) -> np.ndarray:
+    """Return which point of a cloud each voxel of a batch of it stands for, by colour."""
+    rows = {tuple(row): point for point, row in enumerate(normalized_colors(cloud.rgb, 0).tolist())}
+    return np.array([rows[tuple(row)] for row in batch.features.tolist()])
 
 
 def data_of(*clouds: LabelledCloud, config=PLAIN) -> VoxelData:
@@ -70,7 +77,8 @@ def test_a_batch_holds_what_the_cloud_says():
     batch = data_of(cloud).batch([0])
     voxels = voxelized(cloud.xyz.astype(np.float64), 0.5)
     assert batch.ids == ["s0"] and batch.coords[:, 1:].tolist() == voxels.coords.tolist()
-    np.testing.assert_allclose(batch.xyz, cloud.xyz[voxels.point])
+    low = cloud.xyz[voxels.point].min(axis=0)  # far from the origin single precision would be coarse
+    np.testing.assert_allclose(batch.xyz, cloud.xyz[voxels.point] - low, atol=1e-6)
     for number, index in enumerate(cloud.instances):
         found = batch.instances[1, batch.instances[0] == number].tolist()
         assert sorted(found) == np.flatnonzero(np.isin(voxels.point, index)).tolist()
@@ -126,7 +134,7 @@ def test_a_large_scene_is_cut_to_a_neighbourhood():
 
     assert any(is_center(c) for c in whole)  # of some voxel these are the nearest
     for number, index in enumerate(cloud.instances):
-        is_in = np.isin(batch.xyz.numpy()[:, 0], cloud.xyz[index][:, 0])
+        is_in = np.isin(points_of(batch, cloud), index)
         found = batch.instances[1, batch.instances[0] == number]
         assert sorted(found.tolist()) == np.flatnonzero(is_in).tolist()
 
@@ -184,8 +192,7 @@ def test_a_partial_view_is_what_some_frames_in_a_row_see():
     data, counts = data_of(cloud, config=config), set()
     for epoch in range(40):
         batch = data.batch([0], epoch=epoch)
-        found = {tuple(row) for row in batch.xyz.numpy().tolist()}
-        frames = sorted({int(frame[i]) for i, row in enumerate(cloud.xyz.tolist()) if tuple(row) in found})
+        frames = sorted(set(frame[points_of(batch, cloud)].tolist()))
         assert frames == list(range(frames[0], frames[-1] + 1)) and 1 <= len(frames) <= 3
         assert len(batch.coords) == int(np.isin(frame, frames).sum())
         counts.add(len(frames))

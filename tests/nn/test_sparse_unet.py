@@ -86,6 +86,7 @@ def test_one_voxel_trains():
 
 def test_one_voxel_leaves_statistics_alone():
     norm = VoxelNorm(2)
+    assert ResidualBlock(3, 4).norm1.momentum == 0.1 and ResidualBlock(3, 4).shortcut_norm.momentum == 0.02
     norm(torch.tensor([[1.0, 5.0]]))
     assert norm.running_mean.tolist() == [0, 0]
     norm(torch.tensor([[1.0, 5.0], [3.0, 7.0]]))

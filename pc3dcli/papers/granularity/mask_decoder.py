@@ -36,6 +36,8 @@ class DecoderConfig:
     def __post_init__(self) -> None:
         if self.dim < 1 or self.heads < 1 or self.dim % self.heads or self.dim % 2:
             raise ValueError(f"{self.dim} channels do not divide among {self.heads} heads, or are odd")
+        if min(self.ffn_dim, self.num_classes) < 1:
+            raise ValueError("ffn_dim and num_classes must be positive")
         if len(self.sampled_voxels) != LEVELS or min(self.sampled_voxels) < 1:
             raise ValueError(f"sampled_voxels: expected {LEVELS} positive numbers, found {self.sampled_voxels}")
 
@@ -69,8 +71,11 @@ class MaskPrediction:
     features: Tensor
 
     def masks(self, query: Tensor | None = None) -> Tensor:
-        """Return the mask logits (Q, n) of all queries, or of some."""
-        return (self.embeddings if query is None else self.embeddings[query]) @ self.features.T
+        """Return the mask logits (Q, n) of all queries, or of some, in single precision at least."""
+        chosen = self.embeddings if query is None else self.embeddings[query]
+        with torch.autocast(chosen.device.type, enabled=False):
+            kind = torch.promote_types(chosen.dtype, torch.float32)
+            return chosen.to(kind) @ self.features.to(kind).T
 
 
 class FourierPositions(nn.Module):
@@ -81,10 +86,11 @@ class FourierPositions(nn.Module):
         self.register_buffer("directions", torch.randn(3, dim // 2))
 
     def forward(self, xyz: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """Encode xyz (n, 3), which `low` (3,) and `high` (3,) bound, as (n, dim)."""
-        share = (xyz - low) / (high - low).clamp(min=1e-6)  # 0 where a scene has no extent
-        angle = (2 * math.pi * share.float()) @ self.directions
-        return torch.cat((angle.sin(), angle.cos()), dim=1)
+        """Encode xyz (n, 3), which `low` (3,) and `high` (3,) bound, as (n, dim), in single precision always."""
+        with torch.autocast(xyz.device.type, enabled=False):
+            share = (xyz - low).float() / (high - low).float().clamp(min=1e-6)  # 0 where a scene has no extent
+            angle = (2 * math.pi * share) @ self.directions
+            return torch.cat((angle.sin(), angle.cos()), dim=1)
 
 
 class RefinementLayer(nn.Module):
@@ -98,6 +104,8 @@ class RefinementLayer(nn.Module):
         self.own, self.own_norm = nn.MultiheadAttention(dim, config.heads), nn.LayerNorm(dim)
         self.ffn = nn.Sequential(nn.Linear(dim, config.ffn_dim), nn.ReLU(), nn.Linear(config.ffn_dim, dim))
         self.ffn_norm = nn.LayerNorm(dim)
+        for layer in (self.cross.out_proj, self.own.out_proj, self.ffn[0], self.ffn[2]):
+            nn.init.xavier_uniform_(layer.weight)
 
     def forward(self, queries: Tensor, where: Tensor, voxels: Tensor, positions: Tensor, is_blocked: Tensor) -> Tensor:
         """Refine queries (Q, dim) at `where` (Q, dim); voxels (n, C) at (n, dim); is_blocked (Q, n) bool."""

@@ -2,7 +2,9 @@
 """From predicted masks to instances of a cloud: score, split what falls apart, keep the best, follow superpoints.
 
 Segment3D (arXiv 2312.17232) as granularity_tracking.md section 7.3 has it.  *Departures*: the reach of neighbours is
-2.5 voxels, which is the released 0.05 m at its 0.02 m; components are DBSCAN's by `clean.density_components`.
+2.5 voxels, which is the released 0.05 m at its 0.02 m; components are DBSCAN's by `clean.density_components`; the share
+that is kept is rounded up, so that one of one stays; masks are not averaged over superpoints before they are cut, which
+the released evaluation does, but may follow superpoints afterwards (`snapped`).
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ class MaskInstance:
 def mask_instances(
     classes: np.ndarray, masks: np.ndarray, coords: np.ndarray, config: MaskInstancesConfig
 ) -> list[MaskInstance]:
-    """Turn predictions into instances of voxels, the best first.
+    """Turn predictions into instances of voxels, the best first; `best_share` keeps some of them.
 
     classes  (Q, C + 1) float, logits; the last is no object
     masks    (Q, n) float, logits
@@ -71,8 +73,12 @@ def mask_instances(
             confidence = 1 / (1 + np.exp(-logits[index].astype(np.float64)))
             score = float(objectness[query] * confidence.mean())
             found.append(MaskInstance(index, score, confidence.astype(np.float32)))
-    found.sort(key=lambda instance: -instance.score)
-    return found[: int(np.ceil(config.keep_share * len(found)))]
+    return sorted(found, key=lambda instance: -instance.score)
+
+
+def best_share(instances: list[MaskInstance], config: MaskInstancesConfig) -> list[MaskInstance]:
+    """Return the share of instances, the best first, that is kept: at least one of some."""
+    return instances[: int(np.ceil(config.keep_share * len(instances)))]
 
 
 def joined(
@@ -85,13 +91,16 @@ def joined(
                  instance, or of what the piece saw of the earlier one
     """
     result = list(earlier)
+    seen = [other.index[np.isin(other.index, piece, assume_unique=True)] for other in earlier]
+    is_in = np.zeros(int(piece[-1]) + 1, bool)
     for instance in later:
         best, most = None, 0
-        for number, other in enumerate(earlier):
-            inside = other.index[np.isin(other.index, piece, assume_unique=True)]
-            common = len(np.intersect1d(inside, instance.index, assume_unique=True))
+        is_in[instance.index] = True
+        for number, inside in enumerate(seen):
+            common = int(np.count_nonzero(is_in[inside]))
             if common > most and common > min_overlap * min(len(inside), len(instance.index)):
                 best, most = number, common
+        is_in[instance.index] = False
         if best is None:
             result.append(instance)
         else:

@@ -35,9 +35,10 @@ class LossConfig:
 
 @dataclass(frozen=True, eq=False)
 class SceneTargets:
-    """Instances of a scene: masks (M, n) float, 1 inside; counted (M, n) float, 0 where a voxel does not count for one.
+    """Instances of a scene over its n voxels, as factors of sums.
 
-    counted  None where every voxel counts
+    masks    (M, n) float, 1 inside, 0 outside
+    counted  (M, n) float, 0 where a voxel does not count for an instance, else 1; None where every voxel counts
     """
 
     masks: Tensor
@@ -60,11 +61,12 @@ def mask_losses(
     predictions  for each scene those after 0, 1, ... refinements, all of which are supervised
     """
     total, parts = None, {}
-    for step in range(len(predictions[0])):
-        of_step = [scene[step] for scene in predictions]
-        parts = _losses_of_step(of_step, targets, config)
-        loss = sum(parts.values())
-        total = loss if total is None else total + loss
+    with torch.autocast(predictions[0][0].classes.device.type, enabled=False):
+        for step in range(len(predictions[0])):
+            of_step = [scene[step] for scene in predictions]
+            parts = _losses_of_step(of_step, targets, config)
+            loss = sum(parts.values())
+            total = loss if total is None else total + loss
     return total, {name: value.detach() for name, value in parts.items()}
 
 
@@ -86,7 +88,8 @@ def match(prediction: MaskPrediction, targets: SceneTargets, config: LossConfig)
         bce = bce / (count.T if isinstance(count, Tensor) else count)
         dice = 1 - (2 * p @ inside.T + 1) / (total + size + 1)
         cost = config.bce_weight * bce + config.dice_weight * dice
-        cost -= config.class_weight * prediction.classes.float().softmax(dim=1)[:, :1]  # the object's
+        cost -= config.class_weight * (1 - prediction.classes.float().softmax(dim=1)[:, -1:])  # of an object
+        cost = cost.nan_to_num(1e6, 1e6, -1e6)  # that the loss is not finite is told by the training loop
         query, instance = linear_sum_assignment(cost.cpu().numpy())
     device = logits.device
     return torch.as_tensor(query, device=device), torch.as_tensor(instance, device=device)
@@ -96,7 +99,8 @@ def _losses_of_step(
     predictions: list[MaskPrediction], targets: list[SceneTargets], config: LossConfig
 ) -> dict[str, Tensor]:
     """Return the weighted losses of one prediction a scene: classes over all queries, masks as a sum over scenes."""
-    bce = dice = predictions[0].embeddings.sum() * 0.0
+    # all parameters get a gradient in every batch, also in one without instances: other processes may have some
+    bce = dice = 0.0 * sum(prediction.embeddings.sum() + prediction.features.sum() for prediction in predictions)
     is_object = []
     for prediction, target in zip(predictions, targets, strict=True):
         query, instance = match(prediction, target, config)
@@ -114,11 +118,9 @@ def _losses_of_step(
 
 def _class_loss(predictions: list[MaskPrediction], is_object: Tensor, config: LossConfig) -> Tensor:
     logits = torch.cat([prediction.classes for prediction in predictions]).float()
-    no_object = logits.shape[1] - 1
-    weight = torch.ones_like(logits[0])
-    weight[no_object] = config.no_object_weight
-    label = torch.where(is_object, 0, no_object)
-    return F.cross_entropy(logits, label, weight)
+    logits = torch.stack((logits[:, :-1].logsumexp(dim=1), logits[:, -1]), dim=1)  # of any object, of none
+    weight = logits.new_tensor([1.0, config.no_object_weight])
+    return F.cross_entropy(logits, torch.where(is_object, 0, 1), weight)
 
 
 def _mask_losses(logits: Tensor, targets: SceneTargets) -> tuple[Tensor, Tensor]:

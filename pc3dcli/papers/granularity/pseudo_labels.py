@@ -23,7 +23,7 @@ class PseudoLabelConfig:
     """When an instance is taken for true."""
 
     min_score: float = 0.6  # of an instance, Segment3D
-    min_confidence: float = 0.8  # of a point in it; an example of the re-implementation, 0.5 keeps all
+    min_confidence: float = 0.8  # of a point in it; an example of the re-implementation
     min_points: int = 50  # that remain of it
     max_instances: int = 150  # of a scene, the best by score, Segment3D
     negatives: bool = False  # unsure points count against their instance

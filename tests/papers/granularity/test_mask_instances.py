@@ -5,6 +5,7 @@ import pytest
 from pc3dcli.papers.granularity.mask_instances import (
     MaskInstance,
     MaskInstancesConfig,
+    best_share,
     joined,
     mask_instances,
     on_points,
@@ -65,10 +66,11 @@ def test_the_best_share_is_kept_by_score():
     classes = np.array([[x, 0.0] for x in (1.0, 4.0, 0.0, 3.0, 2.0)])
     logits = logits_of(*[slice(0, 20)] * 5)
     config = MaskInstancesConfig(cluster_min_neighbors=2)
-    scores = [one.score for one in mask_instances(classes, logits, LINE, config)]
+    scores = [one.score for one in best_share(mask_instances(classes, logits, LINE, config), config)]
     assert len(scores) == 4 and scores == sorted(scores, reverse=True)
     assert scores[0] == pytest.approx(sigmoid(4) * sigmoid(2))
-    assert len(mask_instances(classes, logits, LINE, ALL)) == 5
+    assert len(best_share(mask_instances(classes, logits, LINE, ALL), ALL)) == 5
+    assert len(best_share(mask_instances(classes[:1], logits[:1], LINE, config), config)) == 1
 
 
 def test_nothing_found():

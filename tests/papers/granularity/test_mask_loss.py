@@ -128,6 +128,24 @@ def test_an_instance_that_is_all_ignored_is_finite():
     assert mask_losses([[prediction()]], [t], LossConfig())[0].isfinite()
 
 
+def test_a_loss_that_is_not_finite_is_returned_as_such():
+    t = targets()
+    p = with_masks(torch.full((7, 2), torch.nan), torch.full((7, 30), torch.nan))
+    assert not mask_losses([[p]], [t], LossConfig())[0].isfinite()
+
+
+def test_any_object_class_is_an_object():
+    t = targets()
+    two = prediction()
+    three = MaskPrediction(
+        torch.cat((two.classes[:, :1] - torch.log(torch.tensor(2.0)),) * 2 + (two.classes[:, 1:],), dim=1),
+        two.embeddings,
+        two.features,
+    )  # the object's probability in two halves
+    losses = [float(mask_losses([[p]], [t], LossConfig())[0]) for p in (two, three)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
 def test_extreme_logits_are_finite():
     t = targets()
     p = with_masks(torch.full((7, 2), 1e4), torch.full((7, 30), -1e4).requires_grad_())

@@ -112,6 +112,20 @@ def test_a_scene_without_instances_trains():
     loss, parts = model.training_loss(empty, at())
     loss.backward()
     assert loss.isfinite() and float(parts["loss_bce"]) == 0
+    assert all(parameter.grad is not None for parameter in model.parameters())  # other processes may have instances
+
+
+def test_bf16_is_close_to_single_precision():
+    torch.manual_seed(0)
+    model = Segmenter(SMALL)
+    batch = batch_of(boxes(0, 0, 1))
+    single, _ = model.training_loss(batch, at())
+    with torch.autocast("cpu", torch.bfloat16):
+        half, _ = model.training_loss(batch, at())
+        places = model.decoder.positions(batch.xyz, batch.xyz.amin(0), batch.xyz.amax(0))
+    assert half.dtype == places.dtype == torch.float32
+    assert float(half.detach()) == pytest.approx(float(single.detach()), rel=0.03)
+    torch.testing.assert_close(places, model.decoder.positions(batch.xyz, batch.xyz.amin(0), batch.xyz.amax(0)))
 
 
 def test_learns_one_scene_by_heart():

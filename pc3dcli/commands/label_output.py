@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from pc3dcli.errors import UsageError
 from pc3dcli.formats.cloud import Cloud, xyz_sha256
 from pc3dcli.formats.coco_rle import encode_points
 from pc3dcli.formats.labels import point_labels, write_label_ply, write_label_tensors
@@ -20,17 +19,6 @@ from pc3dcli.stream.provenance import chain_text
 from pc3dcli.stream.writer import atomic_file
 
 FORMATS = {"ply": ".ply", "scannet": ".txt"}  # of --write, and the suffix of the file that is there when it is written
-
-
-def written_formats(write: str | None, out: str) -> tuple[str, ...]:
-    """Return the formats that --write names; raises UsageError for others, and without a folder to write to."""
-    names = tuple(name for name in (write or "").split(",") if name)
-    unknown = [name for name in names if name not in FORMATS]
-    if unknown:
-        raise UsageError(f"--write {unknown[0]}: expected {' or '.join(FORMATS)}")
-    if names and out == "-":
-        raise UsageError("--write needs a place for its files", hint="add --out labels/")
-    return names
 
 
 def instance_record(scene: str, number: int, index: np.ndarray, num_points: int) -> dict:

@@ -105,7 +105,7 @@ def lift3d(
     """
     from pc3dcli.commands import settings as common
     from pc3dcli.commands.execute import Execution
-    from pc3dcli.commands.label_output import FORMATS, written_formats
+    from pc3dcli.commands.label_output import FORMATS
     from pc3dcli.errors import UsageError
 
     (lift,) = common.configure(ctx, *configs())
@@ -113,9 +113,8 @@ def lift3d(
         common.print_config(ctx, [lift])
     if per_view and out == "-":
         raise UsageError("--per-view needs a place for its points", hint="add --out views/")
-    settings = Settings(
-        merge=merge, per_view=per_view, snap=snap, max_depth=max_depth, formats=written_formats(write, out), lift=lift
-    )
+    formats = options.written_formats(write, out, FORMATS, "labels/")
+    settings = Settings(merge=merge, per_view=per_view, snap=snap, max_depth=max_depth, formats=formats, lift=lift)
     program = common.program(ctx, [lift], weights={}, exclude=("min_views", "merge_iou", "max_gap"))
     process = lift_view if per_view else lift_scene
     needed = tuple(FORMATS[name] for name in settings.formats)

@@ -118,7 +118,7 @@ def mask_score(
         raise UsageError("mask-score needs shapes", hint="pc3d mask-score shapes/ --weights runs/gm3d")
     if weights is None:
         raise UsageError("mask-score needs the weights that score", hint="add --weights runs/gm3d")
-    formats, agreement = _formats(write, out), Agreement()
+    formats, agreement = options.written_formats(write, out, FORMATS, "heat/"), Agreement()
     sets = _open(scenes, dataset, split)
     scorer = None if dry_run else open_scorer(weights).to(usable_device(device))
     program = common.program(ctx, [], weights={"weights": weights_digest(weights)}, exclude=("weights", "dataset"))
@@ -132,18 +132,6 @@ def mask_score(
     finally:
         if agreement.spearman and not quiet:
             print(_agreement_text(agreement), file=sys.stderr)
-
-
-def _formats(write: str | None, out: str) -> tuple[str, ...]:
-    from pc3dcli.errors import UsageError
-
-    names = tuple(name for name in (write or "").split(",") if name)
-    unknown = [name for name in names if name not in FORMATS]
-    if unknown:
-        raise UsageError(f"--write {unknown[0]}: expected {' or '.join(FORMATS)}")
-    if names and out == "-":
-        raise UsageError("--write needs a place for its files", hint="add --out heat/")
-    return names
 
 
 def _open(names: list[str], dataset: str, split: str) -> list[ShapeSet]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,6 +48,20 @@ def _help_record(param: Any, ctx: typer.Context) -> tuple[str, str] | None:
     if record and param.param_type_name == "argument":
         return param.metavar, record[1]  # without the name of its Python type
     return record
+
+
+def written_formats(write: str | None, out: str, known: Iterable[str], example: str) -> tuple[str, ...]:
+    """Return the formats that --write names; raises UsageError for others than `known`, and without a place for files.
+
+    example  what --out could be
+    """
+    names = tuple(name for name in (write or "").split(",") if name)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(f"--write {unknown[0]}: expected {' or '.join(known)}")
+    if names and out == "-":
+        raise UsageError("--write needs a place for its files", hint=f"add --out {example}")
+    return names
 
 
 def advanced(*names: str, **settings) -> typer.models.OptionInfo:

@@ -39,7 +39,8 @@ def run(ctx: typer.Context, examples: str) -> None:
     """Segment scenes and leave with the exit code."""
     from pc3dcli.commands import settings as common
     from pc3dcli.commands.execute import Execution
-    from pc3dcli.commands.label_output import FORMATS, written_formats
+    from pc3dcli.commands.label_output import FORMATS
+    from pc3dcli.commands.options import written_formats
     from pc3dcli.commands.segment import configs
     from pc3dcli.commands.weights import weights_digest
     from pc3dcli.errors import UsageError
@@ -55,7 +56,7 @@ def run(ctx: typer.Context, examples: str) -> None:
     weights = params["weights"]
     if weights is None:
         raise UsageError("segment needs --weights", hint="pc3d distill --method instances makes them")
-    formats = written_formats(params["write"], params["out"])
+    formats = written_formats(params["write"], params["out"], FORMATS, "pred/")
     settings = Settings(weights, params["device"], params["snap"], params["min_score"], formats, find, chunks)
     digest = {"weights": weights_digest(weights)}
     program = common.program(ctx, [find, chunks], weights=digest, exclude=("weights", "dataset", "split"))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from pc3dcli.commands.options import written_formats
 from pc3dcli.stream.pipeline import Context, SceneTask
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def run(ctx: typer.Context, examples: str) -> None:
     weights = params["weights"]
     if weights is None:
         raise UsageError("--parts needs --weights", hint="pc3d distill --method parts makes them")
-    formats = _formats(params["write"], params["out"])
+    formats = written_formats(params["write"], params["out"], FORMATS, "parts/")
     settings = Settings(
         weights, *(params[name] for name in ("category", "dataset", "split", "device", "seed")), formats
     )
@@ -59,18 +60,6 @@ def run(ctx: typer.Context, examples: str) -> None:
     )
     needed = tuple(FORMATS[name] for name in settings.formats)
     Execution(ctx, program).run(_tasks(ctx, settings, examples), segment_shape, needed_files=needed)
-
-
-def _formats(write: str | None, out: str) -> tuple[str, ...]:
-    from pc3dcli.errors import UsageError
-
-    names = tuple(name for name in (write or "").split(",") if name)
-    unknown = [name for name in names if name not in FORMATS]
-    if unknown:
-        raise UsageError(f"--write {unknown[0]}: expected {' or '.join(FORMATS)}")
-    if names and out == "-":
-        raise UsageError("--write needs a place for its files", hint="add --out parts/")
-    return names
 
 
 def _tasks(ctx: typer.Context, settings: Settings, examples: str) -> Iterator[SceneTask]:

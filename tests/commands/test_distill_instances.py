@@ -12,7 +12,7 @@ import torch
 
 from pc3dcli.datasets.scene_augment import normalized_colors
 from pc3dcli.datasets.voxel_batches import voxelized
-from pc3dcli.formats.cloud import Cloud, xyz_sha256
+from pc3dcli.formats.cloud import Cloud, read_cloud, xyz_sha256
 from pc3dcli.formats.coco_rle import decode_points, encode_points
 from pc3dcli.formats.ply import write_ply
 from pc3dcli.formats.scannet_instances import write_truth
@@ -431,3 +431,34 @@ def test_partial_views_need_frames(run):
     assert "partial views need scans with frames" in result.err
     refused = distill(run, "labels.ndjson", "--out", "x", "-D", "partial_frames=[]", code=2)
     assert "partial_frames" in refused.err
+
+
+def test_a_scan_without_a_cloud_is_fused_from_its_depth(run, scans, tmp_path):
+    shutil.copytree(scans / "room0", tmp_path / "bare")
+    next((tmp_path / "bare").glob("*.ply")).unlink()
+    refused = run(*SEGMENT, tmp_path / "bare", "--json")
+    assert refused.code == 3 and "need a place" in refused.of("error")[0]["message"]
+    result = run(*SEGMENT, tmp_path / "bare", "--out", tmp_path / "pred")
+    assert result.code == 0, result.err
+    (scene,) = records(tmp_path / "pred/bare.ndjson", "scene")
+    cloud = read_cloud(tmp_path / "pred" / scene["points"])
+    assert len(cloud.xyz) == scene["num_points"] > 1000 and xyz_sha256(cloud.xyz) == scene["xyz_sha256"]
+
+
+@pytest.mark.parametrize(
+    "change", ["chunk_margin=0.2", "chunk_overlap=1", "test_queries=5", "cluster_reach=1.1", "min_voxels=200"]
+)
+def test_every_parameter_of_segment_changes_what_is_found(run, change):
+    cloud, _ = room(0)
+    wide = np.concatenate([cloud.xyz + np.float32([1.9 * k, 0, 0]) for k in range(6)])
+    with Path("long.ply").open("wb") as file:
+        write_ply(file, Cloud(wide, np.tile(cloud.rgb, (6, 1))))
+    base = (*SEGMENT, "long.ply", "--json", "-D", "chunk_voxels=1000")
+    plain, changed = run(*base), run(*base, "-D", change)
+    assert changed.code == 0, changed.err
+    assert plain.of("instance3d") != changed.of("instance3d")
+
+
+def test_snap_share_changes_what_is_found(run):
+    shares = [run(*SEGMENT, "clouds", "--json", "--snap", "-D", f"snap_share={x}").of("instance3d") for x in (0.1, 0.9)]
+    assert shares[0] != shares[1]

@@ -23,8 +23,9 @@ from pc3dcli.commands.eval_predictions import (
 )
 from pc3dcli.commands.evaluation import Evaluation, Request, check_partners, named
 from pc3dcli.commands.pairing import Pairing
+from pc3dcli.datasets.instance_truth import InstanceTruth
 from pc3dcli.errors import InputError, UsageError
-from pc3dcli.formats import scannet_aggregation, scannet_instances
+from pc3dcli.formats import scannet_instances
 from pc3dcli.formats.class_lists import ClassList, grouped_classes, instance_classes
 from pc3dcli.formats.result_json import file_sha256
 from pc3dcli.metrics import instance_ap
@@ -59,6 +60,11 @@ scan: <scene>.aggregation.json with <scene>_vh_clean_2.0.010000.segs.json, each 
 as the public exporter has it. The label is that of the raw category in scannetv2-labels.combined.tsv, which must lie
 in the folder or in one of the two above it: its nyu40id, or its id where the classes are those of ScanNet200.
 
+The agnostic presets also take, as pc3d finds scans, ScanNet++ (scans/segments_anno.json and segments.json), S3DIS
+(Annotations/<class>_<number>.txt), Replica (the faces of habitat/mesh_semantic.ply and info_semantic.json) and PLY
+files whose points have instance_id, negative for none, or instance, 0 or negative for none. Their classes are names:
+agnostic-valid counts those that --classes lists, so for S3DIS give a list of its names.
+
 Predictions: streams, --out folders, or a folder of <scene>.txt (a line a mask: path relative to that file, label id,
 score; the mask has one integer per vertex, or is a run-length JSON file of ScanNet++), <scene>.npz or
 <scene>.safetensors with pred_masks (N x K), pred_scores and pred_classes. Nothing is ever unpickled. Two lines that
@@ -85,13 +91,13 @@ def run(request: Request) -> Evaluation:
     classes, rule = preset_rule(request)
     if not request.gt.exists():
         raise InputError("no such file or folder", file=request.gt)
-    run = _Run(request, scannet_instances.find_truth(request.gt), classes, rule)
+    run = _Run(request, classes, rule)
     files = scene_files(request.predictions)
     if files is not None:
         _check_files(files, run.pairing)
     for number, scene in enumerate(prediction_scenes(request.predictions, files, run.rules), 1):
         run.add(scene)
-        request.progress(scene.scene, number, len(run.truth_files))
+        request.progress(scene.scene, number, len(run.truth.files))
     return run.finish()
 
 
@@ -148,13 +154,17 @@ def _labels(text: str | None) -> tuple[int, ...]:
 class _Run:
     """One evaluation in progress; of a finished scene only its matches are kept."""
 
-    def __init__(self, request: Request, truth_files: dict[str, Path], classes: ClassList, rule: TruthRule) -> None:
-        self.request, self.truth_files, self.classes, self.rule = request, truth_files, classes, rule
-        self.gt = request.gt if request.gt.is_dir() else request.gt.parent
-        self.pairing = Pairing(truth_files.keys(), self.gt, request.options["allow_missing"])
-        self.annotations = scannet_aggregation.Annotations(
-            self.gt, "id" if classes.source == "scannet200" else "nyu40id"
-        )
+    def __init__(self, request: Request, classes: ClassList, rule: TruthRule) -> None:
+        """Find the ground truth; raises InputError without, and where the preset cannot use it."""
+        self.request, self.classes, self.rule = request, classes, rule
+        named = instance_classes(request.options["classes"] or "scannet200", request.options["instance_classes"])
+        label_ids = {name.lower(): number for name, number in zip(named.names, named.ids, strict=True)}
+        self.truth = InstanceTruth(request.gt, "id" if classes.source == "scannet200" else "nyu40id", label_ids)
+        if self.truth.by_name and not rule.merge:
+            hint = "the agnostic presets can be used"
+            raise InputError(f"preset {request.preset} needs <scene>.txt", file=request.gt, hint=hint)
+        gt = request.gt if request.gt.is_dir() else request.gt.parent
+        self.pairing = Pairing(self.truth.files.keys(), gt, request.options["allow_missing"])
         self.rules = PredictionRules(
             truth=rule,
             classes=classes,
@@ -196,7 +206,10 @@ class _Run:
         )
 
     def _truth(self, scene: str) -> Truth:
-        ids = self._read_truth(self.truth_files[scene])
+        if self.request.preset == "scannetpp" and self.truth.is_scannet(scene):
+            raise InputError("the annotations of ScanNet do not fit preset scannetpp", file=self.request.gt)
+        ids = self.truth.ids(scene)
+        self._remember(self.truth.digest_files(scene))
         num_vertices, keep = ids.size, None
         masks = self.request.options["vertex_masks"]
         if masks is not None:
@@ -207,16 +220,6 @@ class _Run:
         elif self.request.preset == "scannetpp":
             self.warnings.add(("no-vertex-masks", "", "every vertex is scored; --vertex-masks names the mask files"))
         return Truth(instance_ap.scene_truth(ids, self.rule), num_vertices, keep)
-
-    def _read_truth(self, path: Path) -> np.ndarray:
-        """Return one id per vertex, from a text file or from the annotations of ScanNet."""
-        if not path.name.endswith(scannet_aggregation.SUFFIX):
-            self._remember({path.relative_to(self.gt).as_posix(): path})
-            return scannet_instances.read_truth(path)
-        if self.request.preset == "scannetpp":
-            raise InputError("the annotations of ScanNet do not fit preset scannetpp", file=self.gt)
-        self._remember(self.annotations.files(path))
-        return self.annotations.instance_ids(path)
 
     def _remember(self, files: dict[str, Path]) -> None:
         """Keep what was read of the ground truth for its digest, where it is wanted."""

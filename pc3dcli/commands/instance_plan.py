@@ -38,7 +38,7 @@ class SceneConfig:
     augment: bool = True  # the changes of Mask3D and Segment3D
     min_points: int = 100  # smaller instances are no targets
     max_voxels: int = 200_000  # a scene of more is cut to a neighbourhood
-    skip_labels: tuple[int, ...] = (1, 3)  # label ids of ground truth that are no instances: ScanNet200 wall, floor
+    skip_labels: tuple[int, ...] = (1, 3)  # of ground truth that are no instances: ScanNet200 wall, floor
     partial_share: float = 0.0  # of the samples are cuts of the cloud to what a few frames of a scan see, ours
     partial_frames: tuple[int, ...] = (1, 5, 10, 20)  # keyframes after the first of such a sample, one of these
     view_stride: int = 5  # frames from one keyframe to the next

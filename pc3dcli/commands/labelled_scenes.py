@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from pc3dcli.commands.inputs import found_scenes, holds_stream, stream_scenes
+from pc3dcli.datasets.instance_truth import InstanceTruth
 from pc3dcli.datasets.scene import RgbdFrame, Scene
 from pc3dcli.datasets.voxel_batches import LabelledCloud, LabelledClouds
 from pc3dcli.errors import FormatError, InputError
-from pc3dcli.formats import scannet_instances
+from pc3dcli.formats.class_lists import semantic_classes
 from pc3dcli.formats.cloud import Cloud, read_cloud, xyz_sha256
 from pc3dcli.formats.coco_rle import decode_points
 from pc3dcli.formats.paths import resolve_inside
-from pc3dcli.formats.scannet_aggregation import SUFFIX, Annotations
 from pc3dcli.papers.granularity.votes import PointBlocks
 from pc3dcli.stream.provenance import file_digest
 from pc3dcli.stream.reader import Line, SceneRecords
@@ -169,14 +169,12 @@ def _stream_cloud(record: dict) -> SceneCloud | None:
 def _labels(name: str, structure: frozenset[int]) -> dict[str, SceneLabels]:
     if holds_stream(name):
         return {scene.id: _stream_labels(scene) for scene in _labelled_streams([name]) if scene.kept}
-    folder = Path(name)
-    if not folder.exists():
-        raise InputError("no such file or folder", file=folder)
-    annotations = Annotations(folder if folder.is_dir() else folder.parent, "id")
-    return {
-        scene: _truth_labels(path, annotations, structure)
-        for scene, path in scannet_instances.find_truth(folder).items()
-    }
+    source = Path(name)
+    if not source.exists():
+        raise InputError("no such file or folder", file=source)
+    classes = semantic_classes("scannet200")
+    truth = InstanceTruth(source, "id", dict(zip(classes.names, classes.ids, strict=True)))
+    return {scene: _truth_labels(truth, scene, structure) for scene in truth.files}
 
 
 def _labelled_streams(names: list[str]) -> Iterable[SceneRecords]:
@@ -210,15 +208,14 @@ def _points(rle: dict | None, num_points: int) -> np.ndarray:
     return np.zeros(0, np.int64) if rle is None else np.flatnonzero(decode_points(rle, num_points))
 
 
-def _truth_labels(path: Path, annotations: Annotations, structure: frozenset[int]) -> SceneLabels:
+def _truth_labels(truth: InstanceTruth, scene: str, structure: frozenset[int]) -> SceneLabels:
     def read(num_points: int) -> Instances:
-        is_annotation = path.name.endswith(SUFFIX)
-        ids = annotations.instance_ids(path) if is_annotation else scannet_instances.read_truth(path)
+        ids = truth.ids(scene)
         if len(ids) != num_points:
-            raise InputError(f"labels {len(ids)} vertices, its cloud has {num_points}", file=path)
+            message = f"labels {len(ids)} vertices, its cloud has {num_points}"
+            raise InputError(message, file=truth.files[scene][0])
         wanted = [number for number in np.unique(ids) if number > 0 and number // 1000 not in structure]
         found = tuple(np.flatnonzero(ids == number) for number in wanted)
         return found, tuple(np.zeros(0, np.int64) for _ in found)
 
-    files = annotations.files(path).values() if path.name.endswith(SUFFIX) else (path,)
-    return SceneLabels(read, " ".join(file_digest(file) for file in files))
+    return SceneLabels(read, " ".join(file_digest(file) for file in truth.digest_files(scene).values()))

@@ -10,7 +10,18 @@ import itertools
 import re
 from pathlib import Path
 
-from pc3dcli.datasets import cloud_file, frames_file, replica, scannet, sens_file, seven_scenes, transforms, tum
+from pc3dcli.datasets import (
+    cloud_file,
+    frames_file,
+    replica,
+    s3dis,
+    scannet,
+    scannetpp,
+    sens_file,
+    seven_scenes,
+    transforms,
+    tum,
+)
 from pc3dcli.datasets.scene import SceneRef
 from pc3dcli.errors import FormatError, InputError, UsageError
 
@@ -21,6 +32,8 @@ LAYOUTS = {  # in the order they are tried
     "7scenes": seven_scenes,
     "tum": tum,
     "replica": replica,
+    "scannetpp": scannetpp,
+    "s3dis": s3dis,
     "transforms": transforms,
     "cloud": cloud_file,
 }

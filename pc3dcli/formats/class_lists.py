@@ -7,12 +7,14 @@ line, the class id being the 0-based line (ScanNet++).  Lines that start with `#
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pc3dcli.errors import FormatError, InputError, UsageError
 from pc3dcli.formats.integer_text import parse_integer
 
+UNLISTED = 9999  # label id of what no list names; ours
 _TABLES = {"scannet": "scannet20_classes.tsv", "scannet200": "scannet200_classes.tsv"}
 
 
@@ -30,6 +32,11 @@ class ClassList:
     ids: tuple[int, ...]
     names: tuple[str, ...]
     groups: tuple[str, ...] = ()
+
+
+def label_id(name: str, label_ids: Mapping[str, int]) -> int:
+    """Return the label id of a name that a data set gives its classes, whatever its case; `UNLISTED` without one."""
+    return label_ids.get(name.strip().lower(), UNLISTED)
 
 
 def semantic_classes(source: str) -> ClassList:

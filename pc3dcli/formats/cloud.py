@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Point clouds and meshes in memory, and reading them by suffix: .ply, .pcd, KITTI .bin, nuScenes .pcd.bin.
+"""Point clouds and meshes in memory, and reading them by suffix: .ply, .pcd, KITTI .bin, nuScenes .pcd.bin, S3DIS .txt.
 
 Points keep the order of the file, including those that are not finite: labels refer to them by position.
 """
@@ -15,6 +15,7 @@ import numpy as np
 
 from pc3dcli.errors import FormatError, InputError
 from pc3dcli.formats.images import read_bytes
+from pc3dcli.formats.number_text import parse_numbers
 
 SUFFIXES = (".ply", ".pcd", ".bin")
 MAX_CLOUD_BYTES = 16 << 30  # ours
@@ -31,6 +32,7 @@ class Cloud:
     normal  (N, 3) float32, None without normals
     faces   (F, 3) int32 into the points, None for a cloud; polygons come as fans of triangles
     extra   {name: (N,)} of every other number a point has, in its stored type
+    of_face {name: (F,)} of every number that a face has beside its corners, a polygon's on each of its triangles
     """
 
     xyz: np.ndarray
@@ -38,6 +40,7 @@ class Cloud:
     normal: np.ndarray | None = None
     faces: np.ndarray | None = None
     extra: dict[str, np.ndarray] = field(default_factory=dict)
+    of_face: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def read_cloud(path: File) -> Cloud:
@@ -57,7 +60,18 @@ def read_cloud(path: File) -> Cloud:
         return _read_floats(path, ("intensity", "ring"))
     if name.endswith(".bin"):
         return _read_floats(path, ("remission",))
+    if name.endswith(".txt"):
+        return read_text_cloud(path)
     raise InputError(f"found a file of unknown kind, expected {', '.join(SUFFIXES)} or .pcd.bin", file=path)
+
+
+def read_text_cloud(path: File) -> Cloud:
+    """Read lines of x y z r g b, colours 0 to 255, as the rooms of S3DIS are; raises as `read_cloud`."""
+    values = parse_numbers(read_bytes(path, MAX_CLOUD_BYTES), 6, path)
+    colors = values[:, 3:]
+    if not ((colors >= 0) & (colors <= 255)).all():
+        raise FormatError("found a colour outside 0 to 255", file=path)
+    return Cloud(values[:, :3], colors.astype(np.uint8))
 
 
 def xyz_sha256(xyz: np.ndarray) -> str:

@@ -3,7 +3,7 @@
 
 Every count is compared with the bytes that are left before anything is allocated, so a truncated or lying file is an
 error and not a cloud of zeros.  Elements other than vertex and face are stepped over; vertex properties that are not
-coordinates, colour or normal are kept in `Cloud.extra`, lists of a vertex are not.
+coordinates, colour or normal are kept in `Cloud.extra`, those of a face in `Cloud.of_face`, lists of a vertex are not.
 """
 
 from __future__ import annotations
@@ -333,12 +333,21 @@ def _to_cloud(tables: dict[str, Columns], file: File) -> Cloud:
     for names in COLORS:
         if rgb is None and all(name in columns for name in names):
             rgb = _to_uint8(np.stack([columns.pop(name) for name in names], axis=1), file)
-    faces = None
-    if "face" in tables:
-        lists = next((tables["face"][name] for name in FACE_LISTS if name in tables["face"]), None)
-        if lists is not None:
-            faces = _triangles(lists, len(xyz), file)
-    return Cloud(xyz, rgb, normal, faces, columns)
+    faces, of_face = _faces(tables.get("face", {}), len(xyz), file)
+    return Cloud(xyz, rgb, normal, faces, columns, of_face)
+
+
+def _faces(table: Columns, num_points: int, file: File) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
+    """Return the triangles (F, 3) of a table of faces, and the numbers (F,) that each face has."""
+    lists = next((table[name] for name in FACE_LISTS if name in table), None)
+    if lists is None:
+        return None, {}
+    faces = _triangles(lists, num_points, file)
+    numbers = {name: values for name, values in table.items() if isinstance(values, np.ndarray) and values.ndim == 1}
+    if numbers and len(faces) != len(lists):
+        times = lists.shape[1] - 2 if isinstance(lists, np.ndarray) else np.array([len(face) - 2 for face in lists])
+        numbers = {name: np.repeat(values, times) for name, values in numbers.items()}
+    return faces, numbers
 
 
 def _to_uint8(colors: np.ndarray, file: File) -> np.ndarray:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -80,29 +81,62 @@ def read_instance_ids(path: Path, label_ids: dict[str, int]) -> np.ndarray:
     label_ids  of raw categories
     raises     FormatError for malformed groups, an unknown category or an unknown segment, InputError without segments
     """
-    groups = _field(_load(path), "segGroups", path)
-    segments_path = segments_file(path)
-    of_vertex = _integers(_field(_load(segments_path), "segIndices", segments_path), "segIndices", segments_path)
-    segments, vertex_row = np.unique(of_vertex, return_inverse=True)
-    value = np.zeros(segments.size, np.int64)
-    used: set[int] = set()
+    groups = read_groups(path)
     for position, group in enumerate(groups):
+        if group.label not in label_ids:
+            message = f"segGroups[{position}] is of label {group.label!r}, which {LABEL_MAP} does not have"
+            raise FormatError(message, file=path)
+    ids = [label_ids[group.label] * 1000 + group.number for group in groups]
+    return vertex_ids(groups, ids, read_segments(segments_file(path)), path)
+
+
+@dataclass(frozen=True)
+class Group:
+    """An instance: its raw category, its number within the scene, from 1 to 999, and its segments (S,) int64."""
+
+    label: str
+    number: int
+    segments: np.ndarray
+
+
+def read_groups(path: Path) -> list[Group]:
+    """Read the groups of an aggregation file, in its order; raises FormatError for malformed ones."""
+    found: list[Group] = []
+    used: set[int] = set()
+    for position, group in enumerate(_field(_load(path), "segGroups", path)):
         place = f"segGroups[{position}]"
         number = _instance_number(group, position, place, path)
         if number in used:
             raise FormatError(f"{place} has the objectId of an earlier group", file=path)
         used.add(number)
-        label = group.get("label")
-        if not isinstance(label, str) or label not in label_ids:
-            raise FormatError(f"{place} is of label {label!r}, which {LABEL_MAP} does not have", file=path)
-        wanted = _integers(group.get("segments"), f"{place} segments", path)
-        row = np.searchsorted(segments, wanted)
+        if not isinstance(group.get("label"), str):
+            raise FormatError(f"{place} has the label {group.get('label')!r}, expected text", file=path)
+        found.append(Group(group["label"], number, _integers(group.get("segments"), f"{place} segments", path)))
+    return found
+
+
+def read_segments(path: Path) -> np.ndarray:
+    """Read the segment of each vertex, (N,) int64; raises FormatError for another kind of file."""
+    return _integers(_field(_load(path), "segIndices", path), "segIndices", path)
+
+
+def vertex_ids(groups: list[Group], ids: list[int], of_vertex: np.ndarray, path: Path) -> np.ndarray:
+    """Return for each vertex (N,) int64 the id of its group, 0 for none; where two hold a segment, the later one.
+
+    of_vertex  (N,) int64 its segment
+    path       of the groups, for messages
+    raises     FormatError for a segment without vertices
+    """
+    segments, vertex_row = np.unique(of_vertex, return_inverse=True)
+    value = np.zeros(segments.size, np.int64)
+    for group, number in zip(groups, ids, strict=True):
+        row = np.searchsorted(segments, group.segments)
         is_known = row < segments.size
-        is_known[is_known] = segments[row[is_known]] == wanted[is_known]
+        is_known[is_known] = segments[row[is_known]] == group.segments[is_known]
         if not is_known.all():
-            unknown = wanted[~is_known][0]
-            raise FormatError(f"{place} holds segment {unknown}, which {segments_path.name} does not have", file=path)
-        value[row] = label_ids[label] * 1000 + number
+            found = f"objectId {group.number - 1} holds segment {group.segments[~is_known][0]}"
+            raise FormatError(f"{found}, which its file of segments does not have", file=path)
+        value[row] = number
     return value[vertex_row.reshape(-1)]
 
 

@@ -26,6 +26,7 @@ from pc3dcli.formats.paths import open_file, read_file, resolve_inside
 
 _FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _SUFFIXES = (".txt", ".npz", ".safetensors")
+TRUTH_PATTERNS = ("gt/*.txt", "*.aggregation.json", "*.txt", "*/gt/*.txt", "*/*.aggregation.json", "*/<scene>.txt")
 _PUBLIC_RESULT = "semantic_instance_evaluation.txt"  # the public script leaves it among the predictions
 
 
@@ -65,23 +66,20 @@ def find_scenes(folder: Path) -> dict[str, Path]:
 
 
 def find_truth(folder: Path) -> dict[str, Path]:
-    """Return the ground-truth file of every scene.
+    """Return the ground-truth file of every scene, none where nothing is found.
 
     That is `<scene>.txt` in `gt/`, in `folder` or in the scene's own `gt/`; or ScanNet's `<scene>.aggregation.json`
     (`scannet_aggregation`), beside which a `<scene>.txt` says something else; or `<scene>.txt` in the scene's folder.
-
-    raises  InputError naming the patterns tried when there is none
     """
     if folder.is_file():
-        return {_scene_of_truth(folder): folder}
-    patterns = ("gt/*.txt", "*.aggregation.json", "*.txt", "*/gt/*.txt", "*/*.aggregation.json", "*/*.txt")
-    for pattern in patterns:
-        files = [path for path in sorted(folder.glob(pattern)) if path.is_file()]
-        if pattern == patterns[-1]:
+        return {} if folder.suffix == ".ply" else {_scene_of_truth(folder): folder}
+    for pattern in TRUTH_PATTERNS:
+        files = [path for path in sorted(folder.glob(pattern.replace("<scene>", "*"))) if path.is_file()]
+        if pattern == TRUTH_PATTERNS[-1]:
             files = [path for path in files if path.stem == path.parent.name]
         if files:  # in reverse, so that the annotation of the evaluated mesh precedes the one of the fine mesh
             return dict(sorted({_scene_of_truth(path): path for path in reversed(files)}.items()))
-    raise InputError(f"no ground truth; tried {', '.join(patterns[:-1])} and */<scene>.txt", file=folder)
+    return {}
 
 
 def find_vertex_mask(folder: Path, scene: str) -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 from pc3dcli.errors import FormatError, InputError
 from pc3dcli.formats.integer_text import parse_labels, parse_table
 from pc3dcli.formats.paths import read_file
-from pc3dcli.formats.scannet_instances import find_truth
+from pc3dcli.formats.scannet_instances import TRUTH_PATTERNS, find_truth
 
 NO_LABEL = -100
 LABEL_MESH = "_vh_clean_2.labels.ply"
@@ -34,10 +34,10 @@ def find_label_files(folder: Path) -> dict[str, Path]:
         files = {_scene_of(path): path for path in sorted(folder.glob(pattern))}
         if files:
             return files
-    try:
-        return {scene: path for scene, path in find_truth(folder).items() if scene != _PUBLIC_RESULT}
-    except InputError as error:
-        raise InputError(f"{error.message} and *{LABEL_MESH}", file=folder) from None
+    files = {scene: path for scene, path in find_truth(folder).items() if scene != _PUBLIC_RESULT}
+    if not files:
+        raise InputError(f"no ground truth; tried {', '.join(TRUTH_PATTERNS)} and *{LABEL_MESH}", file=folder)
+    return files
 
 
 def find_predictions(sources: list[str]) -> dict[str, Path]:

@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import runpy
 import shutil
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from pc3dcli.nn.kernel_maps import Sites
 from pc3dcli.nn.model_files import read_model, write_model
 from pc3dcli.nn.sparse import SparseTensor
 from pc3dcli.papers.granularity.segmenter import Segmenter, SegmenterConfig
+
+small = runpy.run_path(str(Path(__file__).parents[1] / "faults" / "small_files.py"))
 
 NETWORK = SegmenterConfig(
     voxel=0.1, stem=8, planes=(8, 8, 8, 8, 8, 8, 8, 8), depths=(1,) * 8, dim=16, heads=2, ffn_dim=32, num_queries=6,
@@ -142,6 +145,15 @@ def test_labels_of_a_stream_of_scannets_format_and_of_the_clouds_own_are_the_sam
         distill(run, *arguments, "--out", f"of_{name}")
     losses = [[step["loss"] for step in steps(f"of_{name}")] for name in ("own", "stream", "truth")]
     assert losses[0] == losses[1] == losses[2]
+
+
+@pytest.mark.parametrize("kind", ["scannetpp", "s3dis", "replica_mesh", "labelled_ply"])
+def test_annotations_of_other_data_sets(run, tmp_path, kind):
+    small[kind](tmp_path / "scans/room")
+    scans = tmp_path / "scans" / ("room" if kind == "labelled_ply" else "")
+    arguments = (str(scans), "--labels", str(scans), "-D", "min_points=5", "-D", "voxel=0.2")
+    result = distill(run, *arguments, "--out", f"of_{kind}")
+    assert "1 scene with instances" in result.err and steps(f"of_{kind}")[-1]["loss_bce"] > 0
 
 
 def test_walls_and_floors_are_instances_where_the_labels_are_not_skipped(run):

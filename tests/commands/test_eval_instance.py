@@ -2,6 +2,8 @@
 """Ground truth of `eval --task instance` as ScanNet distributes it."""
 
 import json
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from pc3dcli.formats.scannet_aggregation import LABEL_MAP
 from pc3dcli.formats.scannet_instances import write_prediction, write_truth
 
+small = runpy.run_path(str(Path(__file__).parents[1] / "faults" / "small_files.py"))
 MAP = (
     "id\traw_category\tcategory\tnyu40id\n2\tchair\tchair\t5\n4\tdesk\ttable\t7\n1\twall\twall\t1\n31\tlamp\tlamp\t35\n"
 )
@@ -111,3 +114,23 @@ def test_numbers_up_to_999(run, tmp_path, monkeypatch):
     assert table(run, "pred", "gt").splitlines()[-1] == "(mean),1.0,1.0,1.0,4"
     modulo = table(run, "pred", "gt", "--preset", "agnostic-maskclustering")  # 999 twice: one instance of two halves
     assert modulo.splitlines()[-1].endswith(",3")
+
+
+@pytest.mark.parametrize("kind", ["scannetpp", "s3dis", "labelled_ply"])
+def test_annotations_of_other_data_sets(run, tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    small[kind](tmp_path / "room" if kind == "labelled_ply" else tmp_path / "scans/room")
+    gt = "room" if kind == "labelled_ply" else "scans"
+    masks = [np.isin(np.arange(60), points) for _, points in small["ROOM_OBJECTS"]]
+    write_prediction(tmp_path / "pred", "room", masks, [1, 1, 1], [0.9, 0.8, 0.7])
+    everything = ("--preset", "agnostic-segment3d", "--min-region", "10")
+    assert table(run, "pred", gt, *everything).splitlines()[-1] == "(mean),1.0,1.0,1.0,3"
+    # ScanNet200 has an instance class chair, a wall that is none, and no lamp shade; so has the list of a user
+    (tmp_path / "classes.txt").write_text("floor\nchair\nlamp shade\n")
+    for classes, count in (("scannet200", 1), ("classes.txt", 2)):
+        chosen = ("--class-agnostic", "--min-region", "10", "--classes", classes)
+        if kind == "labelled_ply":
+            continue  # its label ids are its own
+        assert table(run, "pred", gt, *chosen).splitlines()[-1] == f"(mean),1.0,1.0,1.0,{count}"
+    result = run("eval", "pred", "--gt", gt, "--preset", "scannet")
+    assert result.code == 4 and "preset scannet needs <scene>.txt" in result.err

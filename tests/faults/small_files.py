@@ -11,6 +11,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from pc3dcli.formats.cloud import Cloud
+from pc3dcli.formats.ply import write_ply
+
 SIZE = (12, 16)  # (H, W) of colour and depth
 K = np.array([[20.0, 0, 7.5], [0, 20, 5.5], [0, 0, 1]])
 GL_FROM_CV = np.diag([1.0, -1, -1, 1])
@@ -417,3 +420,61 @@ SHAPES = {  # layout of object clouds: writer of two training shapes and one tes
     "arrays": shape_arrays,
     "clouds": cloud_folder,
 }
+
+
+ROOM_XYZ = np.round(np.random.default_rng(5).uniform(0, 3, (60, 3)), 3)
+ROOM_RGB = np.arange(180, dtype=np.uint8).reshape(60, 3)
+ROOM_OBJECTS = (  # class, and the points of each object; the last ten points are of none
+    ("wall", np.arange(20)), ("chair", np.arange(20, 35)), ("lamp shade", np.arange(35, 50)),
+)  # fmt: skip
+
+
+def scannetpp(folder: Path) -> Path:
+    """A mesh whose vertex i is of segment 7 (i // 5), and whose second chair overlaps the wall by one segment."""
+    (folder / "scans").mkdir(parents=True)
+    write_ply(folder / "scans/mesh_aligned_0.05.ply", Cloud(ROOM_XYZ, ROOM_RGB))
+    put(folder / "scans/segments.json", json.dumps({"segIndices": (7 * (np.arange(60) // 5)).tolist()}))
+    groups = [
+        {"id": k, "objectId": k, "label": name, "segments": sorted({7 * (i // 5) for i in points.tolist()})}
+        for k, (name, points) in reversed(list(enumerate(ROOM_OBJECTS, 1)))
+    ]
+    groups[1]["segments"].append(21)  # of the wall too, which is larger
+    put(folder / "scans/segments_anno.json", json.dumps({"segGroups": groups}))
+    return folder
+
+
+def s3dis(folder: Path) -> Path:
+    def lines(points: np.ndarray) -> str:
+        rows = np.concatenate((ROOM_XYZ, ROOM_RGB), axis=1)[points].tolist()
+        return "".join("{:.3f} {:.3f} {:.3f} {:.0f} {:.0f} {:.0f}\n".format(*row) for row in rows)
+
+    put(folder / f"{folder.name}.txt", lines(np.arange(60)))
+    for name, points in ROOM_OBJECTS:
+        put(folder / f"Annotations/{name}_1.txt", lines(points[::-1]))
+    return folder
+
+
+def replica_mesh(folder: Path) -> Path:
+    """Quads of five vertices' distance; the vertices of a quad are of one object but for one that is at a border."""
+    quads = [[i, i + 1, i + 2, i + 3] for i in range(0, 57)]
+    of_point = np.full(60, 40)
+    for k, (_, points) in enumerate(ROOM_OBJECTS):
+        of_point[points] = 10 * k
+    header = ["ply", "format ascii 1.0", "element vertex 60", *(f"property float {axis}" for axis in "xyz")]
+    header += [*(f"property uchar {color}" for color in ("red", "green", "blue")), f"element face {len(quads)}"]
+    header += ["property list uchar int vertex_indices", "property int object_id", "end_header"]
+    vertices = [" ".join(map(str, (*place, *color))) for place, color in zip(ROOM_XYZ, ROOM_RGB, strict=True)]
+    faces = [" ".join(map(str, (4, *quad, of_point[quad[0]]))) for quad in quads]
+    put(folder / "habitat/mesh_semantic.ply", "\n".join([*header, *vertices, *faces]) + "\n")
+    objects = [{"id": 10 * k, "class_name": name} for k, (name, _) in enumerate(ROOM_OBJECTS)]
+    put(folder / "habitat/info_semantic.json", json.dumps({"objects": objects}))
+    return folder
+
+
+def labelled_ply(folder: Path) -> Path:
+    instance = np.full(60, -1, np.int32)
+    for k, (_, points) in enumerate(ROOM_OBJECTS):
+        instance[points] = k
+    folder.mkdir(parents=True)
+    write_ply(folder / "room.ply", Cloud(ROOM_XYZ, ROOM_RGB, extra={"instance_id": instance}))
+    return folder

@@ -17,6 +17,7 @@ import pytest
 
 from pc3dcli.datasets import open_scenes
 from pc3dcli.datasets.cloud_folder import read_points
+from pc3dcli.datasets.instance_truth import InstanceTruth
 from pc3dcli.datasets.scene import RgbdFrame, Scene, frame_from_record, frame_to_record
 from pc3dcli.datasets.shape_set import open_shapes
 from pc3dcli.errors import FormatError, InputError
@@ -79,6 +80,7 @@ def check_cloud(cloud) -> None:
     if cloud.faces is not None and len(cloud.faces):
         assert cloud.faces.dtype == np.int32 and 0 <= cloud.faces.min() <= cloud.faces.max() < N
     assert all(values.shape == (N,) for values in cloud.extra.values())
+    assert all(values.shape == (len(cloud.faces),) for values in cloud.of_face.values())
 
 
 IMAGES = {
@@ -216,6 +218,31 @@ def test_scenes(folder, layout):
             except (FormatError, InputError) as error:
                 assert str(error) and len(str(error)) < 900, error
         file.write_bytes(good)
+
+
+ANNOTATIONS = {  # data set: the files that are damaged in turn
+    "scannetpp": ("scans/segments_anno.json", "scans/segments.json"),
+    "s3dis": ("scan.txt", "Annotations/chair_1.txt"),
+    "replica_mesh": ("habitat/mesh_semantic.ply", "habitat/info_semantic.json"),
+    "labelled_ply": ("room.ply",),
+}
+
+
+@pytest.mark.parametrize("kind", ANNOTATIONS)
+def test_annotations(folder, kind):
+    scan = small[kind](folder / "scan")
+    truth = InstanceTruth(folder, "id", {"wall": 1, "chair": 2})
+    (scene,) = truth.files
+
+    def read(data: bytes, file: Path) -> None:
+        file.write_bytes(data)
+        ids = truth.ids(scene)
+        assert ids.dtype == np.int64 and (ids >= 0).all()
+
+    for seed, name in enumerate(ANNOTATIONS[kind]):
+        good = (scan / name).read_bytes()
+        survive(lambda data, file=scan / name: read(data, file), good, 40 + seed)
+        (scan / name).write_bytes(good)
 
 
 def check_scene(scene: Scene, load: bool = True) -> None:

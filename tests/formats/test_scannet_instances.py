@@ -273,8 +273,3 @@ def test_finding_truth(tmp_path, layout):
         (tmp_path / scene).mkdir(exist_ok=True)
         (tmp_path / scene / "notes.txt").write_text("x")
     assert list(scannet.find_truth(tmp_path)) == ["room0", "room1"]
-
-
-def test_no_truth_names_the_patterns(tmp_path):
-    with pytest.raises(InputError, match=r"gt/\*\.txt"):
-        scannet.find_truth(tmp_path)

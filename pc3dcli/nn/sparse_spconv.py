@@ -7,7 +7,10 @@ is in the README: the processor-only wheel spconv 2.3.8 returns wrong rows with 
 
 from __future__ import annotations
 
+import warnings
+from functools import cache
 from importlib import metadata
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,13 +33,19 @@ def has_spconv() -> bool:
 
 def convolve_spconv(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
     """Return what `sparse.convolve` returns, features (N, C) and weight (K, C, D) given."""
-    from spconv.core import ConvAlgo
-    from spconv.pytorch.functional import SparseConvFunction
-
+    function, algorithm = _spconv()
     side = round(len(weight) ** (1 / 3))
     filters = weight.permute(2, 0, 1).reshape(weight.shape[2], side, side, side, weight.shape[1]).contiguous()
     pairs, counts = kernel_map.packed
     with torch.autocast(features.device.type, enabled=False):  # it knows float16 and float32 only
-        return SparseConvFunction.apply(
-            features.float(), filters.float(), pairs, counts, kernel_map.num_outputs, ConvAlgo.Native
-        )
+        return function.apply(features.float(), filters.float(), pairs, counts, kernel_map.num_outputs, algorithm)
+
+
+@cache
+def _spconv() -> tuple[Any, Any]:
+    """Import spconv without its warnings of names that torch has renamed: its convolution, and how to do it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        from spconv.core import ConvAlgo
+        from spconv.pytorch.functional import SparseConvFunction
+    return SparseConvFunction, ConvAlgo.Native

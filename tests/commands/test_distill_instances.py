@@ -182,6 +182,16 @@ def test_interrupted_and_resumed_equals_uninterrupted(run, tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+def test_both_implementations_of_the_convolutions_train_alike(run):
+    pytest.importorskip("spconv")
+    for name in ("torch", "spconv"):
+        distill(run, "labels.ndjson", "-D", f"sparse={name}", "--out", f"by_{name}")
+    ours, theirs = ([step["loss"] for step in steps(f"by_{name}")] for name in ("torch", "spconv"))
+    assert ours == pytest.approx(theirs, rel=1e-4)
+    tensors = [read_model(Path(f"by_{name}"))[1] for name in ("torch", "spconv")]
+    assert any(not torch.equal(value, tensors[1][name]) for name, value in tensors[0].items())  # summed otherwise
+
+
 def test_init_goes_on_from_weights_and_their_network(run):
     result = run("distill", *SHORT, "labels.ndjson", "--init", "w", "--out", "on")
     assert result.code == 0, result.err
@@ -333,11 +343,16 @@ def test_a_large_scene_is_done_in_pieces_and_says_so(run):
     wide = np.concatenate([cloud.xyz + np.float32([5 * k, 0, 0]) for k in range(6)])
     with Path("wide.ply").open("wb") as file:
         write_ply(file, Cloud(wide, np.tile(cloud.rgb, (6, 1))))
-    whole = run(*SEGMENT, "wide.ply", "--json")
-    pieces = run("segment", "--weights", "w", "--device", "cpu", "-D", "test_queries=20", "-D", "keep_share=1",
-                 "-D", "chunk_voxels=1000", "wide.ply", "--json")  # fmt: skip
+    arguments = ("segment", "--weights", "w", "--device", "cpu", "-D", "test_queries=60", "-D", "keep_share=1")
+    whole = run(*arguments, "wide.ply", "--json")
+    pieces = run(*arguments, "-D", "chunk_voxels=1000", "wide.ply", "--json")
     assert whole.code == pieces.code == 0, pieces.err
-    assert "voxels are too many at once" in pieces.err and pieces.of("instance3d")
+    assert "voxels are too many at once" in pieces.err and "too many" not in whole.err
+    boxes = [np.zeros(len(wide), bool) for _ in range(6)]
+    for k, box in enumerate(boxes):  # every room is seen by some piece, and nothing is torn between two
+        box[k * len(cloud.xyz) : (k + 1) * len(cloud.xyz)] = True
+    masks = [decode_points(record["rle"], len(wide)) for record in pieces.of("instance3d")]
+    assert all(any((mask & box).any() for mask in masks) for box in boxes)
 
 
 def test_a_cloud_without_colour_needs_weights_that_know_such(run):

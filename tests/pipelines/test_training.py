@@ -9,9 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from pc3dcli.formats.cloud import Cloud
+from pc3dcli.formats.ply import write_ply
 from pc3dcli.nn.model_files import read_model
 from pc3dcli.worlds.shapes import make_shapes, write_shapes
 
@@ -79,6 +82,24 @@ def test_two_processes_take_the_steps_of_one(environment, tmp_path):
     for name, value in one.items():
         assert torch.allclose(two[name], value, rtol=1e-5, atol=1e-7), name
     assert losses(tmp_path / "two/out") == pytest.approx(losses(tmp_path / "out"), rel=1e-5)
+
+
+def test_two_processes_share_scenes_of_which_one_may_have_no_instance(environment, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "c", "d"):
+        xyz = rng.uniform(0, 1, (400, 3)).astype(np.float32)
+        instance = np.where(xyz[:, 0] < 0.4, 0, -1).astype(np.int32) if name in "ab" else np.full(400, -1, np.int32)
+        (tmp_path / "rooms").mkdir(exist_ok=True)
+        cloud = Cloud(xyz, np.full((400, 3), 90, np.uint8), extra={"instance_id": instance})
+        write_ply(tmp_path / "rooms" / f"{name}.ply", cloud)
+    small = ("stem=8", "planes=[8,8,8,8,8,8,8,8]", "depths=[1,1,1,1,1,1,1,1]", "dim=16", "heads=2", "ffn_dim=32")
+    settings = [f"-D{text}" for text in (*small, "num_queries=4", "rounds=1", "voxel=0.1", "min_points=10")]
+    line = ["distill", str(tmp_path / "rooms"), "--labels", str(tmp_path / "rooms"), "--method", "instances", *settings]
+    line += ["--epochs", "2", "--batch-size", "2", "--device", "cpu", "--out", "run"]
+    run = torchrun(environment, tmp_path / "two", "-m", "pc3dcli", *line)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == "run/model.safetensors\n" and run.stderr.count("4 steps, ") == 1
+    assert len(losses(tmp_path / "two/run")) == 4
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])

@@ -96,8 +96,9 @@ def labelled_scenes(
     both = [scene for scene in found if scene in of_labels]
     if not both:
         place = names[0] if labels is None else labels
-        some = next(iter(found), None)
-        hint = "pc3d lift3d makes labels" if labels is None else f"labels are matched by scene id, such as {some}"
+        hint = f"labels are matched by scene id, such as {next(iter(found), None)}"
+        if not of_labels:
+            hint = "pc3d lift3d and pseudo-label make labels, the latter fewer with a high --min-score"
         raise InputError("holds instances of none of the scenes", file=place, hint=hint)
     if view_stride and not any(found[scene].scan and found[scene].scan.frames for scene in both):
         raise InputError("partial views need scans with frames", file=names[0], hint="pass the scans, and --labels")

@@ -37,6 +37,7 @@ from pc3dcli.formats.poses import parse_numbers, text_lines
 
 PATTERN = "traj.txt with results/frame000000.jpg and results/depth000000.png; or habitat/mesh_semantic.ply"
 MESH, OBJECTS = "habitat/mesh_semantic.ply", "habitat/info_semantic.json"
+MAX_JSON_BYTES = 64 << 20  # ours
 MAX_OBJECTS = 999  # of a scene, that fit below the label
 MAX_TRAJECTORY_BYTES = 64 << 20  # ours: 150,000 poses
 DEFAULT = {"fx": 600.0, "fy": 600.0, "cx": 599.5, "cy": 339.5, "scale": 6553.5}  # NICE-SLAM, configs of Replica
@@ -110,7 +111,7 @@ def instance_ids(path: Path, label_ids: Mapping[str, int]) -> np.ndarray:
 
 def _object_classes(file: Path) -> dict[int, str]:
     try:
-        objects = json.loads(read_bytes(file, MAX_TRAJECTORY_BYTES))["objects"]
+        objects = json.loads(read_bytes(file, MAX_JSON_BYTES))["objects"]
         names = {entry["id"]: entry["class_name"] for entry in objects}
     except (ValueError, TypeError, KeyError, RecursionError):
         names = {None: None}

@@ -31,9 +31,9 @@ VIEWS = 12  # a room, of stage 1: the key frames, which are every fifth, of ever
 STEPS = {1: 2880, 2: 1440, 3: 960}  # a stage, by the number of stages
 NETWORK = {
     "voxel": 0.06, "stem": 16, "planes": [16, 24, 32, 48, 48, 32, 24, 24], "depths": [1] * 8, "dim": 48, "heads": 4,
-    "ffn_dim": 128, "num_queries": 40, "sampled_voxels": [100, 200, 400, 800],
+    "ffn_dim": 128, "num_queries": 40, "sampled_voxels": [100, 200, 400, 800], "query_features": True,
 }  # fmt: skip
-COMMON = {"batch_size": 1, "lr": 1e-3, "min_points": 50, "max_voxels": 15_000}
+COMMON = {"batch_size": 1, "lr": 3e-3, "clip": 1, "min_points": 50, "max_voxels": 15_000}
 STAGES = {
     "1": {},
     "2": {"partial_share": 0.8},

@@ -26,6 +26,7 @@ PREFIXES = (
     *((f"model.backbone.block{i + 5}", f"backbone.decoder.{i}") for i in range(4)),
     ("model.mask_features_head", "decoder.mask_features"),
     ("model.query_projection.layers", "decoder.query_projection"),
+    ("model.np_feature_projection", "decoder.query_content"),  # in none that is released
     ("model.pos_enc.gauss_B", "decoder.positions.directions"),
     ("model.mask_embed_head", "decoder.mask_head"),
     ("model.class_embed_head", "decoder.class_head"),
@@ -113,6 +114,7 @@ def sizes(tensors: dict[str, Tensor]) -> dict[str, object]:
             "dim": width("decoder.class_head.weight", 1),
             "ffn_dim": width("decoder.layers.0.ffn.0.weight", 0),
             "num_classes": width("decoder.class_head.weight", 0) - 1,
+            "query_features": "decoder.query_content.0.weight" in tensors,
         }
     except (KeyError, IndexError) as error:
         raise WeightsError(f"tensor {error} is missing for a Mask3D or Segment3D network") from None

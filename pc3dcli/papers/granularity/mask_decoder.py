@@ -2,8 +2,9 @@
 """The mask transformer of Mask3D and Segment3D: queries that turn into masks of the voxels of one scene.
 
 J. Schult et al., "Mask3D for 3D Semantic Instance Segmentation", 2023, arXiv 2210.03105; R. Huang et al., "Segment3D",
-2024, arXiv 2312.17232 (granularity_tracking.md 7.1).  Queries start at the farthest voxels with content zero; a layer
-for each of four resolutions, shared over three rounds, refines them by attention to where their mask was so far.
+2024, arXiv 2312.17232 (granularity_tracking.md 7.1).  Queries start at the farthest voxels with content zero, or with
+the features there; a layer for each of four resolutions, shared over three rounds, refines them by attention to where
+their mask was so far.
 
 *Departures*: none of substance.  A scene that is flat along an axis, or one voxel at some resolution, is encoded at
 position 0 there, where the released code returns NaN.  Scenes are decoded one by one, without padding.
@@ -31,6 +32,7 @@ class DecoderConfig:
     ffn_dim: int = 1024
     rounds: int = 3  # times through the four layers
     num_classes: int = 1  # beside "no object"; Mask3D has more
+    query_features: bool = False  # queries start with what their voxel is like; use_np_features of Mask3D, off there
     sampled_voxels: tuple[int, ...] = (200, 800, 3200, 12800)  # attended to in training, of each resolution
 
     def __post_init__(self) -> None:
@@ -130,6 +132,9 @@ class MaskDecoder(nn.Module):
         dim = config.dim
         self.positions = FourierPositions(dim)
         self.query_projection = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU())
+        self.query_content = None
+        if config.query_features:
+            self.query_content = nn.Sequential(nn.Linear(in_channels[LEVELS], dim), nn.ReLU(), nn.Linear(dim, dim))
         self.layers = nn.ModuleList(RefinementLayer(config, channels) for channels in in_channels[:LEVELS])
         self.mask_features = nn.Linear(in_channels[LEVELS], dim)
         self.norm = nn.LayerNorm(dim)
@@ -151,7 +156,8 @@ class MaskDecoder(nn.Module):
         encoded = [self.positions(xyz, xyz.amin(dim=0), xyz.amax(dim=0)) for xyz in scene.positions[:LEVELS]]
         features = self.mask_features(scene.features[-1])
         pooled = pooled_features(features.detach(), scene.parents)
-        queries = torch.zeros_like(where)
+        has_content = self.query_content is not None
+        queries = self.query_content(scene.features[-1][starts]) if has_content else torch.zeros_like(where)
         predictions = [self._predict(queries, features)]
         for _ in range(self.config.rounds):
             for level, layer in enumerate(self.layers):

@@ -77,6 +77,14 @@ def test_a_released_checkpoint_fills_every_tensor(released):
     assert torch.equal(model.decoder.positions.directions, released["model.pos_enc.gauss_B"])
 
 
+def test_queries_of_a_checkpoint_may_start_with_features(released):
+    shapes = {"0.weight": (128, 96), "0.bias": (128,), "2.weight": (128, 128), "2.bias": (128,)}
+    more = {f"model.np_feature_projection.{name}": torch.rand(shape) for name, shape in shapes.items()}
+    converted = from_released(released | more)
+    assert sizes(converted)["query_features"] is True
+    Segmenter(SegmenterConfig(query_features=True)).load_state_dict(converted)
+
+
 def test_sizes_are_those_of_the_network(released):
     expected = SegmenterConfig()
     found = sizes(from_released(released))

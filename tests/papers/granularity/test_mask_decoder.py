@@ -152,8 +152,20 @@ def test_one_voxel_is_finite():
     assert all(p.masks().isfinite().all() and p.classes.isfinite().all() for p in make_decoder()(one, 3))
 
 
-def test_every_parameter_gets_a_gradient():
-    decoder = make_decoder()
+def test_queries_start_alike_or_with_what_is_at_their_voxel():
+    at = scene()
+    alike, own = (make_decoder(query_features=flag)(at, 6)[0].embeddings for flag in (False, True))
+    assert torch.equal(alike, alike[:1].expand_as(alike))
+    assert torch.unique(own, dim=0).shape == own.shape
+    decoder = make_decoder(query_features=True)
+    with torch.no_grad():
+        first = decoder.query_content(at.features[-1][:1])  # farthest points start with the first voxel
+        assert torch.allclose(decoder(at, 6)[0].embeddings[0], decoder.mask_head(decoder.norm(first))[0])
+
+
+@pytest.mark.parametrize("query_features", [False, True])
+def test_every_parameter_gets_a_gradient(query_features):
+    decoder = make_decoder(query_features=query_features)
     sum(p.masks().square().mean() + p.classes.square().mean() for p in decoder(scene(), 6)).backward()
     missing = [name for name, p in decoder.named_parameters() if p.grad is None or not p.grad.abs().sum()]
     assert missing == []

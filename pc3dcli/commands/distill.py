@@ -164,6 +164,9 @@ def _instances(ctx: typer.Context, out: Path | None) -> None:
     if not params["quiet"]:
         left_out = f", {len(labelled.unlabelled)} without labels left out" if labelled.unlabelled else ""
         typer.echo(f"pc3d distill: {source} with instances{left_out}", err=True)
+        if labelled.is_truth and found.scenes.skip_labels:
+            skipped = ", ".join(map(str, found.scenes.skip_labels))
+            typer.echo(f"pc3d distill: ground truth with the labels {skipped} is left out (skip_labels)", err=True)
     folder = RunFolder(out, found.program(ctx, labelled).record(), params["force"])
     run = Run(folder, found.description, params["device"])
     train_and_report(ctx, learner, data, found.training, run)

@@ -54,7 +54,8 @@ def is_stream(name: str) -> bool:
 def holds_stream(name: str) -> bool:
     """Tell whether an input is a record stream, or a folder of stream files without the record of the run."""
     path = Path(name)
-    return is_stream(name) or (path.is_dir() and any(path.glob("*.ndjson")))
+    is_scan = (path / "frames.ndjson").is_file()  # datasets/frames_file.py
+    return is_stream(name) or (path.is_dir() and not is_scan and any(path.glob("*.ndjson")))
 
 
 def stream_entry(scene: str, lines: Iterable[Line]) -> tuple[str, str]:

@@ -100,14 +100,11 @@ class Plan:
         from pc3dcli.commands.weights import weights_digest
 
         training = dataclasses.replace(self.training, checkpoint_every=0)  # decides nothing
-        scenes = self.scenes
-        if training.precision == "fp32":  # both implementations give the same
-            scenes = dataclasses.replace(scenes, sparse="auto")
         init = self.options["init"]
         weights = {"init": weights_digest(init)} if init else {}
         excluded = ("shapes", "labels", "dataset", "init", *FOREIGN)
         program = settings.program(
-            ctx, [training, self.network, self.loss, scenes], weights=weights, exclude=excluded
+            ctx, [training, self.network, self.loss, self.scenes], weights=weights, exclude=excluded
         )  # fmt: skip
         return dataclasses.replace(program, config=program.config | {"scenes": labelled.digest})
 
@@ -146,7 +143,10 @@ def plan(ctx: typer.Context) -> Plan:
     _check_foreign(ctx)
     network, init = open_segmenter(Path(options["init"])) if options["init"] else (SegmenterConfig(), None)
     defaults = TrainConfig(**RECIPE), network, LossConfig(), SceneConfig()
-    return Plan(options, *settings.configure(ctx, *defaults), init)
+    found = Plan(options, *settings.configure(ctx, *defaults), init)
+    if found.training.compile:
+        raise UsageError("compile: not with --method instances, whose shapes change with every step")
+    return found
 
 
 def _check_foreign(ctx: typer.Context) -> None:

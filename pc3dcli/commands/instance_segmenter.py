@@ -2,7 +2,7 @@
 """Instances of a cloud by the segmenter: voxels, network, masks to points, in pieces where the whole does not fit.
 
 Pieces, ours: a scene of more voxels than `chunk_voxels` is halved across its longer side until each piece fits.  A
-piece sees a margin around it; what two pieces find in the margin that they share, and mostly agree on, is one instance.
+piece sees a margin around it; what two pieces find and mostly agree on, where both see, is one instance.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class ChunkConfig:
 
     chunk_voxels: int = 500_000  # voxels of a piece, without its margin
     chunk_margin: float = 1.0  # metres that a piece sees beyond itself
-    chunk_overlap: float = 0.5  # of the smaller of two instances, in the shared margin, at which they are one
+    chunk_iou: float = 0.5  # of two instances, where both their pieces see, above which they are one
 
     def __post_init__(self) -> None:
-        check_ranges(self, chunk_voxels=(1000, 1e9), chunk_margin=(0, 1000), chunk_overlap=(0, 1))
+        check_ranges(self, chunk_voxels=(1000, 1e9), chunk_margin=(0, 1000), chunk_iou=(0, 1))
 
 
 class InstanceSegmenter:
@@ -73,10 +73,14 @@ class InstanceSegmenter:
         if len(pieces) > 1:
             warn(f"{len(voxels.coords)} voxels are too many at once: {len(pieces)} pieces")
         found: list[MaskInstance] = []
+        was_seen = np.zeros(len(voxels.coords), bool)
         for piece in pieces:
             mine = self._of_piece(voxels.coords[piece], colors[piece], xyz[piece])
             mine = [MaskInstance(piece[one.index], one.score, one.confidence) for one in mine]
-            found = joined(found, mine, piece, self.chunks.chunk_overlap) if len(pieces) > 1 else mine
+            is_shared = np.zeros(len(was_seen), bool)
+            is_shared[piece] = was_seen[piece]
+            found = joined(found, mine, is_shared, self.chunks.chunk_iou, self.config.min_voxels)
+            was_seen[piece] = True
         return on_points(best_share(found, self.config), voxels.of_point)
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ points in the same order, by their hash where a stream says it, else by their nu
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,13 +16,14 @@ import numpy as np
 
 from pc3dcli.commands.inputs import found_scenes, holds_stream, stream_scenes
 from pc3dcli.datasets.instance_truth import InstanceTruth
-from pc3dcli.datasets.scene import RgbdFrame, Scene
+from pc3dcli.datasets.scene import Frame, RgbdFrame, Scene, SceneRef
 from pc3dcli.datasets.voxel_batches import LabelledCloud, LabelledClouds
 from pc3dcli.errors import FormatError, InputError
 from pc3dcli.formats.class_lists import semantic_classes
 from pc3dcli.formats.cloud import Cloud, read_cloud, xyz_sha256
 from pc3dcli.formats.coco_rle import decode_points
 from pc3dcli.formats.paths import resolve_inside
+from pc3dcli.geometry.viewpoints import upright
 from pc3dcli.papers.granularity.votes import PointBlocks
 from pc3dcli.stream.provenance import file_digest
 from pc3dcli.stream.reader import Line, SceneRecords
@@ -35,14 +36,16 @@ Instances = tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]  # points of e
 class SceneCloud:
     """Where the cloud of a scene is, and which points it must have: their number and hash, None where not known.
 
-    file   None where a scan has frames alone
-    scan   the scan on disk, None of streams
+    file   None where the scan must be asked
+    up     signed axis that points up
+    scan   the scan on disk, which is opened when it is needed; None of streams
     """
 
     file: Path | None
     num_points: int | None = None
     xyz_sha256: str | None = None
-    scan: Scene | None = None
+    up: str = "z"
+    scan: SceneRef | None = None
 
     def read(self) -> Cloud:
         """Read it; raises InputError when it is another cloud."""
@@ -63,7 +66,7 @@ class SceneLabels:
     """
 
     read: Callable[[int], Instances]
-    digest: str
+    digest: Callable[[], str]
     cloud: SceneCloud | None = None
 
 
@@ -73,22 +76,24 @@ class LabelledScenes:
 
     digest    of which scenes they are and what their labels say
     unlabelled  ids of clouds without labels, which are left out
+    is_truth  whether the labels are ground truth, of which some label ids are left out
     """
 
     clouds: LabelledClouds
     digest: str
     unlabelled: tuple[str, ...]
+    is_truth: bool
 
 
 def labelled_scenes(
     names: list[str], labels: str | None, *, dataset: str, structure: Iterable[int], view_stride: int = 0
 ) -> LabelledScenes:
-    """Open scenes to learn from.
+    """Find scenes to learn from; clouds, and labels that have a file of their own, are read when they are asked for.
 
     names        scans, folders of them, or streams whose scenes name their clouds
-    labels       a stream of `instance3d` records, a folder of them, or ScanNet ground truth; None: those of `names`
+    labels       a stream of `instance3d` records, a folder of them, or ground truth; None: those of `names`
     structure    label ids of ground truth that are no instances: walls and floors
-    view_stride  frames of a scan from one whose view of the cloud is kept to the next; 0 keeps none
+    view_stride  frames of a scan from one whose view of the cloud is asked for to the next; 0: none is
     raises       InputError where nothing is found, FormatError for broken streams
     """
     found, of_names = _clouds(names, dataset)
@@ -100,63 +105,111 @@ def labelled_scenes(
         if not of_labels:
             hint = "pc3d lift3d and pseudo-label make labels, the latter fewer with a high --min-score"
         raise InputError("holds instances of none of the scenes", file=place, hint=hint)
-    if view_stride and not any(found[scene].scan and found[scene].scan.frames for scene in both):
-        raise InputError("partial views need scans with frames", file=names[0], hint="pass the scans, and --labels")
+    if view_stride:
+        first = found[both[0]]
+        _frames_with_depth(first, first.scan and first.scan.open())  # before hours of training
 
     def load(index: int) -> LabelledCloud:
         scene = both[index]
         return _labelled(found[scene], of_labels[scene], view_stride)
 
-    text = "\n".join(f"{scene} {of_labels[scene].digest}" for scene in both)
+    text = "\n".join(f"{scene} {of_labels[scene].digest()}" for scene in both)
     digest = f"{len(both)} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
     unlabelled = tuple(scene for scene in found if scene not in of_labels)
-    return LabelledScenes(LabelledClouds(tuple(both), load), digest, unlabelled)
+    is_truth = labels is not None and not holds_stream(labels)
+    return LabelledScenes(LabelledClouds(tuple(both), load), digest, unlabelled, is_truth)
 
 
 def _labelled(place: SceneCloud, labels: SceneLabels, view_stride: int) -> LabelledCloud:
     """Read a scene: the cloud that its labels name where it is there, else that of the scan."""
+    scan = None if place.scan is None else place.scan.open()
     known = labels.cloud or place
-    file = known.file if known.file is not None and known.file.exists() else place.file
+    file, up = known.file, known.up
+    if scan is not None:
+        up = scan.up
+        if (file is None or not file.exists()) and scan.points is not None:
+            file = scan.root / scan.points
     if file is None:
         hint = "pc3d lift3d --out labels/ writes one"
-        raise InputError("has no cloud to learn on", file=place.scan and place.scan.root, hint=hint)
+        raise InputError("has no cloud to learn on", file=scan and scan.root, hint=hint)
     cloud = replace(known, file=file).read()
     try:
         instances, ignored = labels.read(len(cloud.xyz))
     except (FormatError, InputError) as error:
         error.file = error.file or file
         raise
-    views = packed_views(place.scan, cloud.xyz, view_stride) if view_stride and place.scan else ()
-    return LabelledCloud(cloud.xyz, cloud.rgb, instances, ignored, views)
+    views = None
+    if view_stride:
+        views = FrameViews(scan.root, _frames_with_depth(place, scan)[::view_stride], cloud.xyz)
+    return LabelledCloud(upright_points(cloud.xyz, up), cloud.rgb, instances, ignored, views)
 
 
-def packed_views(scan: Scene, xyz: np.ndarray, stride: int) -> tuple[np.ndarray, ...]:
-    """Return which points (N, 3) every `stride`-th frame with depth sees, as (ceil(N / 8),) uint8 bits each."""
-    known = np.flatnonzero(np.isfinite(xyz).all(axis=1))
-    blocks, views = PointBlocks(xyz[known]), []
-    for frame in scan.frames[::stride]:
-        view = RgbdFrame(scan.root, frame)
-        if view.depth is not None:
-            index, _ = blocks.visible(view.depth, view.K, view.world_from_cam, VIEW_GAP)
-            is_seen = np.zeros(len(xyz), bool)
-            is_seen[known[index]] = True
-            views.append(np.packbits(is_seen))
-    return tuple(views)
+def upright_points(xyz: np.ndarray, up: str) -> np.ndarray:
+    """Turn points (N, 3) so that `up` is z, which networks learn; in their type, and as they are where it is z.
+
+    raises  FormatError for an `up` that is no signed axis
+    """
+    if up == "z":
+        return xyz
+    try:
+        return (xyz @ upright(up).T).astype(xyz.dtype)
+    except ValueError as error:
+        raise FormatError(str(error)) from None
+
+
+def _frames_with_depth(place: SceneCloud, scan: Scene | None) -> tuple[Frame, ...]:
+    frames = () if scan is None else tuple(frame for frame in scan.frames if frame.depth is not None)
+    if not frames:
+        file = place.file if scan is None else scan.root
+        hint = "pass the scans, and --labels; or leave partial_share out"
+        raise InputError("has no frames with depth, which partial views need", file=file, hint=hint)
+    return frames
+
+
+class FrameViews:
+    """Which points of a cloud the frames of its scan see; a frame is projected when it is first asked for."""
+
+    def __init__(self, root: Path, frames: tuple[Frame, ...], xyz: np.ndarray) -> None:
+        self.root, self.frames, self.num_points = root, frames, len(xyz)
+        self._known = np.flatnonzero(np.isfinite(xyz).all(axis=1))
+        self._blocks = PointBlocks(xyz[self._known])
+        self._bits: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes once all frames were asked for, without the points."""
+        return len(self.frames) * (self.num_points // 8 + 1)
+
+    def seen(self, first: int, last: int) -> np.ndarray:
+        """Return (N,) bool what the frames first, ..., last see, as far as there are so many."""
+        bits = [self._seen(number) for number in range(first, min(last + 1, len(self)))]
+        return np.unpackbits(np.bitwise_or.reduce(bits), count=self.num_points).astype(bool)
+
+    def _seen(self, number: int) -> np.ndarray:
+        if number not in self._bits:
+            view = RgbdFrame(self.root, self.frames[number])
+            index, _ = self._blocks.visible(view.depth, view.K, view.world_from_cam, VIEW_GAP)
+            is_seen = np.zeros(self.num_points, bool)
+            is_seen[self._known[index]] = True
+            self._bits[number] = np.packbits(is_seen)
+        return self._bits[number]
 
 
 def _clouds(names: list[str], dataset: str) -> tuple[dict[str, SceneCloud], dict[str, SceneLabels]]:
     """Return the clouds of all inputs by scene, and the labels that the streams among them have."""
     clouds, labels = {}, {}
     streams = [name for name in names if holds_stream(name)]
-    for scene in _labelled_streams(streams):
+    for scene, source_labels in _labelled_streams(streams):
         cloud = _stream_cloud(scene.scene)
         if cloud is not None:
             clouds[scene.id] = cloud
         if scene.kept:
-            labels[scene.id] = _stream_labels(scene)
+            labels[scene.id] = source_labels
     for ref in found_scenes([name for name in names if name not in streams], dataset):
-        scene = ref.open()
-        clouds[ref.scene] = SceneCloud(None if scene.points is None else scene.root / scene.points, scan=scene)
+        clouds[ref.scene] = SceneCloud(None, scan=ref)
     return clouds, labels
 
 
@@ -164,12 +217,12 @@ def _stream_cloud(record: dict) -> SceneCloud | None:
     if record.get("points") is None:
         return None
     file = resolve_inside(Path(record["root"]), record["points"])
-    return SceneCloud(file, record.get("num_points"), record.get("xyz_sha256"))
+    return SceneCloud(file, record.get("num_points"), record.get("xyz_sha256"), str(record.get("up", "z")))
 
 
 def _labels(name: str, structure: frozenset[int]) -> dict[str, SceneLabels]:
     if holds_stream(name):
-        return {scene.id: _stream_labels(scene) for scene in _labelled_streams([name]) if scene.kept}
+        return {scene.id: labels for scene, labels in _labelled_streams([name]) if scene.kept}
     source = Path(name)
     if not source.exists():
         raise InputError("no such file or folder", file=source)
@@ -178,31 +231,50 @@ def _labels(name: str, structure: frozenset[int]) -> dict[str, SceneLabels]:
     return {scene: _truth_labels(truth, scene, structure) for scene in truth.files}
 
 
-def _labelled_streams(names: list[str]) -> Iterable[SceneRecords]:
-    """Yield the scenes of streams that did not fail, with the `instance3d` records that they keep."""
+def _labelled_streams(names: list[str]) -> Iterator[tuple[SceneRecords, SceneLabels]]:
+    """Yield the scenes of streams that did not fail, with their labels.
 
-    def keep(line: Line) -> dict | None:
-        return line.record if line.type == "instance3d" else None
+    Masks of a whole data set are gigabytes: those of a folder, which has a file a scene, are read again when needed.
+    """
+    for name in names:
+        is_folder = Path(name).is_dir()
+        for scene in stream_scenes([name], _instance3d):
+            if scene.scene is not None and scene.ok:
+                yield scene, _stream_labels(scene, is_folder)
 
-    for scene in stream_scenes(names, keep):
-        if scene.scene is not None and scene.ok:
-            yield scene
+
+def _instance3d(line: Line) -> dict | None:
+    return line.record if line.type == "instance3d" else None
 
 
-def _stream_labels(scene: SceneRecords) -> SceneLabels:
-    masks = [(record["rle"], record.get("ignore")) for record in scene.kept]
-    source = scene.source
+def _stream_labels(scene: SceneRecords, is_folder: bool) -> SceneLabels:
+    source, name = scene.source, scene.id
+    kept = _masks(scene)
+    digest = hashlib.sha256(repr(kept).encode()).hexdigest()
+    if is_folder:
+        kept = None
+
+    def masks() -> list[tuple[dict, dict | None]]:
+        if kept is not None:
+            return kept
+        again = next((_masks(one) for one in stream_scenes([source], _instance3d) if one.id == name), None)
+        if again is None or hashlib.sha256(repr(again).encode()).hexdigest() != digest:
+            raise InputError(f"its labels of {name} have changed since they were first read", file=source)
+        return again
 
     def read(num_points: int) -> Instances:
         try:
-            pairs = [(_points(rle, num_points), _points(ignore, num_points)) for rle, ignore in masks]
+            pairs = [(_points(rle, num_points), _points(ignore, num_points)) for rle, ignore in masks()]
         except FormatError as error:
             error.file = error.file or source
             raise
         return tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
 
-    digest = hashlib.sha256(repr(masks).encode()).hexdigest()
-    return SceneLabels(read, digest, _stream_cloud(scene.scene))
+    return SceneLabels(read, lambda: digest, _stream_cloud(scene.scene))
+
+
+def _masks(scene: SceneRecords) -> list[tuple[dict, dict | None]]:
+    return [(record["rle"], record.get("ignore")) for record in scene.kept]
 
 
 def _points(rle: dict | None, num_points: int) -> np.ndarray:
@@ -219,4 +291,7 @@ def _truth_labels(truth: InstanceTruth, scene: str, structure: frozenset[int]) -
         found = tuple(np.flatnonzero(ids == number) for number in wanted)
         return found, tuple(np.zeros(0, np.int64) for _ in found)
 
-    return SceneLabels(read, " ".join(file_digest(file) for file in truth.digest_files(scene).values()))
+    def digest() -> str:
+        return " ".join(file_digest(file) for file in truth.digest_files(scene).values())
+
+    return SceneLabels(read, digest)

@@ -164,6 +164,7 @@ def _view_tasks(scene: SceneRecords, settings: Settings) -> Iterator[SceneTask]:
             if not is_scene_id(name):
                 raise FormatError(f"frame {frame.record['frame']!r} of scene {scene.id} cannot be a file name")
             record = {"type": "scene", "scene": name, "root": scene.scene["root"]}
+            record |= {"up": scene.scene["up"]} if "up" in scene.scene else {}
             yield _task(scene, record, (settings, frame), ())
 
 

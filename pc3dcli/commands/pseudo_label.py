@@ -141,7 +141,7 @@ def label_scene(task: SceneTask, context: Context) -> Iterator[dict]:
     scores = np.array([_score(record, source) for record in records])
     confidences = [np.ones(len(index)) for index in indices]
     if settings.keep.min_confidence > 0:
-        confidences = read_confidences(_beside(source), [len(index) for index in indices])
+        confidences = read_confidences(_beside(source, task.id), [len(index) for index in indices])
     labels = pseudo_labels(indices, scores, confidences, settings.keep)
     context.note(f"{len(labels)} of {len(records)} instances")
     for number, label in enumerate(labels):
@@ -162,8 +162,8 @@ def _score(record: dict, source: str) -> float:
     return float(score)
 
 
-def _beside(source: str) -> Path:
-    """Return the file of tensors of a scene, beside its stream; raises InputError for a pipe."""
+def _beside(source: str, scene: str) -> Path:
+    """Return the file of tensors of a scene, beside its stream or in the folder of it; raises InputError for a pipe."""
     from pc3dcli.commands.inputs import STDIN
     from pc3dcli.errors import InputError
 
@@ -171,4 +171,5 @@ def _beside(source: str) -> Path:
         hint = "pc3d segment --out pred/ writes them beside its records; --min-confidence 0 does without"
         raise InputError("a pipe carries no confidences of points", file=source, hint=hint)
     path = Path(source)
-    return path.with_name(f"{path.stem}.safetensors")
+    folder = path.with_name(f"{path.name}.files")  # of --out FILE.ndjson
+    return folder / f"{scene}.safetensors" if folder.is_dir() else path.with_name(f"{path.stem}.safetensors")

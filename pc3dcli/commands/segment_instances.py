@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,10 +100,12 @@ def segment_scene(task: SceneTask, context: Context) -> Iterator[dict]:
     import numpy as np
 
     from pc3dcli.commands.label_output import Labels, instance_record, write_files
+    from pc3dcli.commands.labelled_scenes import upright_points
 
     settings, ref = task.payload
     scene, cloud = _cloud(task.scene, context) if ref is None else _cloud_of_scan(task.scene, ref, context)
-    found = _segmenter(settings).instances(cloud, context.warn)
+    upright = replace(cloud, xyz=upright_points(cloud.xyz, str(scene.get("up", "z"))))
+    found = _segmenter(settings).instances(upright, context.warn)
     if settings.snap:
         found = _snapped(found, cloud, settings)
     found = [instance for instance in found if instance.score >= settings.min_score]

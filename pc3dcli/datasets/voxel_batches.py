@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,16 @@ from pc3dcli.errors import FormatError, InputError, Pc3dError
 from pc3dcli.geometry.voxels import voxel_groups, voxel_reach
 
 
+class Views(Protocol):
+    """Frames of a video, in order: `seen(first, last)` gives the points (N,) bool that some of them see."""
+
+    nbytes: int
+
+    def __len__(self) -> int: ...
+
+    def seen(self, first: int, last: int) -> np.ndarray: ...
+
+
 @dataclass(frozen=True, eq=False)
 class LabelledCloud:
     """A cloud with its instances.
@@ -26,14 +36,14 @@ class LabelledCloud:
     xyz        (N, 3) float, metres; rgb (N, 3) uint8, None without colour
     instances  int arrays, the points of each instance; they may overlap
     ignored    as many, the points that are neither in nor out of each
-    views      (ceil(N / 8),) uint8 bits each, the points that a frame of a video sees, frames in order; may be none
+    views      which of its points the frames of a video see; None without
     """
 
     xyz: np.ndarray
     rgb: np.ndarray | None
     instances: tuple[np.ndarray, ...] = ()
     ignored: tuple[np.ndarray, ...] = ()
-    views: tuple[np.ndarray, ...] = ()
+    views: Views | None = None
 
     def part(self, is_in: np.ndarray) -> LabelledCloud:
         """Return the points for which (N,) bool is true, as a cloud of their own without views."""
@@ -134,7 +144,8 @@ class VoxelData:
             return self._kept[index]
         cloud = self.clouds.load(index)
         size = cloud.xyz.nbytes + (0 if cloud.rgb is None else cloud.rgb.nbytes)
-        size += sum(array.nbytes for array in (*cloud.instances, *cloud.ignored, *cloud.views))
+        size += sum(array.nbytes for array in (*cloud.instances, *cloud.ignored))
+        size += 0 if cloud.views is None else cloud.views.nbytes + cloud.xyz.nbytes
         if self._num_kept_bytes + size <= self.config.cache_bytes:
             self._kept[index] = cloud
             self._num_kept_bytes += size
@@ -144,7 +155,10 @@ class VoxelData:
         """Return a cloud as voxels, cut to the size of a batch."""
         config = self.config
         check_spacing(cloud.xyz, config.voxel)
-        if cloud.views and rng.random() < config.partial_share:
+        if cloud.rgb is None and not config.gray_share:
+            hint = "-D gray_share=0.5 trains for clouds with and without"
+            raise InputError("its cloud has no colour", hint=hint)
+        if cloud.views is not None and rng.random() < config.partial_share:
             cloud = _partial_view(cloud, config.partial_frames, rng)
         xyz, rgb = cloud.xyz.astype(np.float64), cloud.rgb
         if config.augment:
@@ -167,8 +181,7 @@ def _partial_view(cloud: LabelledCloud, num_frames: tuple[int, ...], rng: np.ran
     """Return what a frame and the next few see of a cloud; the whole where that is nothing."""
     first = int(rng.integers(len(cloud.views)))
     last = first + int(rng.choice(num_frames))
-    bits = np.bitwise_or.reduce(cloud.views[first : last + 1])
-    is_seen = np.unpackbits(bits, count=len(cloud.xyz)).astype(bool)
+    is_seen = cloud.views.seen(first, last)
     return cloud.part(is_seen) if np.isfinite(cloud.xyz[is_seen]).all(axis=1).any() else cloud
 
 

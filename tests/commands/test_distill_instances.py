@@ -13,6 +13,7 @@ import torch
 
 from pc3dcli.datasets.scene_augment import normalized_colors
 from pc3dcli.datasets.voxel_batches import voxelized
+from pc3dcli.errors import InputError
 from pc3dcli.formats.cloud import Cloud, read_cloud, xyz_sha256
 from pc3dcli.formats.coco_rle import decode_points, encode_points
 from pc3dcli.formats.ply import write_ply
@@ -142,7 +143,8 @@ def test_labels_of_a_stream_of_scannets_format_and_of_the_clouds_own_are_the_sam
         "stream": ["clouds", "--labels", "labels.ndjson"],
         "truth": ["clouds", "--labels", "gt"],
     }.items():
-        distill(run, *arguments, "--out", f"of_{name}")
+        result = distill(run, *arguments, "--out", f"of_{name}")
+        assert ("labels 1, 3 is left out (skip_labels)" in result.err) == (name == "truth")
     losses = [[step["loss"] for step in steps(f"of_{name}")] for name in ("own", "stream", "truth")]
     assert losses[0] == losses[1] == losses[2]
 
@@ -157,7 +159,8 @@ def test_annotations_of_other_data_sets(run, tmp_path, kind):
 
 
 def test_walls_and_floors_are_instances_where_the_labels_are_not_skipped(run):
-    distill(run, "clouds", "--labels", "gt", "--out", "with_floor", "-D", "skip_labels=[]")
+    result = distill(run, "clouds", "--labels", "gt", "--out", "with_floor", "-D", "skip_labels=[]")
+    assert "skip_labels" not in result.err
     assert steps("with_floor")[0]["loss"] != steps("of_truth")[0]["loss"]
 
 
@@ -444,8 +447,9 @@ def test_partial_views_of_scans_are_learned_from(run, scans, tmp_path):
     found = labelled_scenes([str(scans)], str(scans), dataset="auto", structure=(1, 2), view_stride=5)
     cloud = found.clouds.load(0)
     assert len(cloud.views) == 4  # of 16 frames
-    shares = [np.unpackbits(view, count=len(cloud.xyz)).mean() for view in cloud.views]
-    assert all(0.02 < share < 0.9 for share in shares)
+    each = [cloud.views.seen(k, k) for k in range(4)]
+    assert all(0.02 < view.mean() < 0.9 for view in each)
+    assert np.array_equal(cloud.views.seen(2, 9), each[2] | each[3])
     common = ("distill", *SHORT, *TINY, scans, "--labels", scans)
     assert run(*common, "--out", tmp_path / "whole").code == 0
     result = run(*common, "--out", tmp_path / "partial", "-D", "partial_share=1", "-D", "partial_frames=[0,1]")
@@ -453,9 +457,61 @@ def test_partial_views_of_scans_are_learned_from(run, scans, tmp_path):
     assert steps(tmp_path / "partial")[0]["loss"] != steps(tmp_path / "whole")[0]["loss"]
 
 
+def test_up_is_turned_to_z_and_a_scan_of_frame_records_is_a_scan(run, tmp_path):
+    """The room of a stream that says up is -y is learned from, and segmented, as the same room with z up."""
+    for name in ("labels.ndjson", "clouds"):
+        source = Path(name)
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    lying, text = tmp_path / "lying", (tmp_path / "labels.ndjson").read_text()
+    (lying / "clouds").mkdir(parents=True)
+    for path in (tmp_path / "clouds").glob("*.ply"):
+        cloud = read_cloud(path)
+        turned = np.ascontiguousarray(cloud.xyz[:, [1, 2, 0]] * np.float32([-1, -1, 1]))  # -y points up
+        moved = dataclasses.replace(cloud, xyz=turned)
+        write_ply(lying / "clouds" / path.name, moved)
+        text = text.replace(xyz_sha256(cloud.xyz), xyz_sha256(moved.xyz))
+    (lying / "labels.ndjson").write_text(text.replace('"root": "."', '"root": ".", "up": "-y"'))
+    upright = str(tmp_path / "labels.ndjson")
+    for name, labels in (("z", upright), ("y", str(lying / "labels.ndjson"))):
+        distill(run, labels, "--out", str(tmp_path / name))
+    first, second = ([step["loss"] for step in steps(tmp_path / name)] for name in ("z", "y"))
+    assert first == pytest.approx(second, rel=1e-3)
+    masks = [
+        [record["rle"] for record in run(*SEGMENT, labels, "--json").of("instance3d")]
+        for labels in (upright, str(lying / "labels.ndjson"))
+    ]
+    assert masks[0] == masks[1] != []
+    scan = small["frames_list"](tmp_path / "scan")
+    result = run(*SEGMENT, scan, "--out", tmp_path / "pred")
+    assert result.code == 0, result.err
+
+
+def test_labels_of_a_folder_are_read_again_and_must_be_the_same(run, tmp_path):
+    from pc3dcli.commands.labelled_scenes import labelled_scenes
+
+    shutil.copytree("clouds", tmp_path / "clouds")
+    shutil.copy("labels.ndjson", tmp_path / "labels.ndjson")
+    whole, folder = (
+        labelled_scenes([str(name)], None, dataset="auto", structure=()) for name in ("labels.ndjson", tmp_path)
+    )
+    assert folder.digest == whole.digest
+    for ours, theirs in zip(folder.clouds.load(1).instances, whole.clouds.load(1).instances, strict=True):
+        assert np.array_equal(ours, theirs)
+    path = tmp_path / "labels.ndjson"
+    path.write_text(path.read_text().replace('"instance": 2', '"instance": 2, "ignore": null'))
+    assert folder.clouds.load(1).instances
+    path.write_text("".join(line for line in path.open() if '"instance": 2' not in line))
+    with pytest.raises(InputError, match="have changed"):
+        folder.clouds.load(1)
+
+
+def test_compile_is_refused(run):
+    assert "compile" in distill(run, "labels.ndjson", "--out", "x", "-D", "compile=true", code=2).err
+
+
 def test_partial_views_need_frames(run):
     result = distill(run, "labels.ndjson", "--out", "x", "-D", "partial_share=0.5", code=4)
-    assert "partial views need scans with frames" in result.err
+    assert "has no frames with depth, which partial views need" in result.err
     refused = distill(run, "labels.ndjson", "--out", "x", "-D", "partial_frames=[]", code=2)
     assert "partial_frames" in refused.err
 
@@ -473,7 +529,7 @@ def test_a_scan_without_a_cloud_is_fused_from_its_depth(run, scans, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", ["chunk_margin=0.2", "chunk_overlap=1", "test_queries=5", "cluster_reach=1.1", "min_voxels=200"]
+    "change", ["chunk_margin=0.2", "chunk_iou=1", "test_queries=5", "cluster_reach=1.1", "min_voxels=200"]
 )
 def test_every_parameter_of_segment_changes_what_is_found(run, change):
     cloud, _ = room(0)

@@ -48,6 +48,15 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_confidences_of_one_stream_file_lie_in_its_folder(run, folder):
+    (folder / "all.ndjson.files").mkdir()
+    (folder / "pred/room.ndjson").rename(folder / "all.ndjson")
+    (folder / "pred/room.safetensors").rename(folder / "all.ndjson.files/room.safetensors")
+    result = run("pseudo-label", "all.ndjson", "--json")
+    assert result.code == 0, result.err
+    assert decode_points(result.of("instance3d")[0]["ignore"], NUM).nonzero()[0].tolist() == list(range(30))
+
+
 def test_sure_instances_and_points_are_kept(run):
     result = run("pseudo-label", "pred", "--json")
     assert result.code == 0, result.err

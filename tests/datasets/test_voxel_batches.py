@@ -139,8 +139,11 @@ def test_a_large_scene_is_cut_to_a_neighbourhood():
         assert sorted(found.tolist()) == np.flatnonzero(is_in).tolist()
 
 
-def test_without_colour_features_are_zero():
-    assert not data_of(some_cloud(colors=False)).batch([0]).features.any()
+def test_without_colour_features_are_zero_where_the_network_is_to_know_such():
+    gray = data_of(some_cloud(colors=False), config=VoxelConfig(voxel=0.5, gray_share=0.1))
+    assert not gray.batch([0]).features.any()
+    with pytest.raises(InputError, match="its cloud has no colour"):
+        data_of(some_cloud(colors=False)).batch([0])
     config = VoxelConfig(voxel=0.5, augment=False, gray_share=0.5)
     data = data_of(some_cloud(), config=config)
     grays = [not data.batch([0], seed=seed).features.any() for seed in range(200)]
@@ -171,8 +174,19 @@ def test_clouds_are_read_once_while_they_fit():
         assert len(reads) == expected
 
 
-def seen(*masks: np.ndarray) -> tuple[np.ndarray, ...]:
-    return tuple(np.packbits(mask) for mask in masks)
+class Seen:
+    """Views of the points that masks (N,) bool tell, one a frame."""
+
+    nbytes = 0
+
+    def __init__(self, *masks: np.ndarray) -> None:
+        self.masks = masks
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def seen(self, first: int, last: int) -> np.ndarray:
+        return np.logical_or.reduce(self.masks[first : last + 1])
 
 
 def test_a_part_of_a_cloud_keeps_its_labels():
@@ -187,7 +201,7 @@ def test_a_part_of_a_cloud_keeps_its_labels():
 def test_a_partial_view_is_what_some_frames_in_a_row_see():
     cloud = some_cloud()
     frame = np.arange(len(cloud.xyz)) % 8
-    cloud = LabelledCloud(cloud.xyz, cloud.rgb, cloud.instances, cloud.ignored, seen(*(frame == k for k in range(8))))
+    cloud = LabelledCloud(cloud.xyz, cloud.rgb, cloud.instances, cloud.ignored, Seen(*(frame == k for k in range(8))))
     config = VoxelConfig(voxel=0.01, augment=False, min_points=1, partial_share=1.0, partial_frames=(1, 2))
     data, counts = data_of(cloud, config=config), set()
     for epoch in range(40):
@@ -201,7 +215,7 @@ def test_a_partial_view_is_what_some_frames_in_a_row_see():
 
 def test_the_share_of_partial_views_is_kept():
     cloud = some_cloud()
-    cloud = LabelledCloud(cloud.xyz, cloud.rgb, cloud.instances, cloud.ignored, seen(np.arange(len(cloud.xyz)) < 50))
+    cloud = LabelledCloud(cloud.xyz, cloud.rgb, cloud.instances, cloud.ignored, Seen(np.arange(len(cloud.xyz)) < 50))
     data = data_of(cloud, config=VoxelConfig(voxel=0.01, augment=False, partial_share=0.5))
     sizes = [len(data.batch([0], epoch=epoch).coords) for epoch in range(100)]
     assert set(sizes) == {50, len(cloud.xyz)} and 30 < sizes.count(50) < 70
@@ -209,6 +223,6 @@ def test_the_share_of_partial_views_is_kept():
 
 def test_a_view_of_nothing_gives_the_whole_scene():
     cloud = some_cloud()
-    cloud = LabelledCloud(cloud.xyz, cloud.rgb, cloud.instances, cloud.ignored, seen(np.zeros(len(cloud.xyz), bool)))
+    cloud = LabelledCloud(cloud.xyz, cloud.rgb, cloud.instances, cloud.ignored, Seen(np.zeros(len(cloud.xyz), bool)))
     data = data_of(cloud, config=VoxelConfig(voxel=0.01, augment=False, partial_share=1.0))
     assert len(data.batch([0]).coords) == len(cloud.xyz)

@@ -6,9 +6,9 @@
 
 `--data shapes` is the world of worlds/shapes.py: 640 shapes to pretrain on, 600 to train the SVM and 900 to test it,
 40 epochs of 20 steps; `--data modelnet10` reads train.npz, test.npz and extra_train_*.npz from --root, 15 epochs of 59
-steps; Point-M2AE, whose step takes twice as long, 20 and 8 epochs.  All arms of a seed see the same shapes in the same
-order, start from the same weights, hide the same number of patches and take the same number of steps.  Each run is a
-`pc3d pretrain`; its scores become one line of OUT/results.ndjson, and what is there is not done again.
+steps.  All arms of a seed see the same shapes in the same order, start from the same weights, hide the same number of
+patches and take the same number of steps.  Each run is a `pc3d pretrain`; its scores become one line of
+OUT/results.ndjson, and what is there is not done again.
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ ARMS = {
     "kfold-strong-feature": ("--mask", "geometric", *STRONG, "-D", "gc_target=feature", "--teacher"),
     "kfold-detach": ("--mask", "geometric", "-D", "detach_gc=true", "--teacher"),
 }  # fmt: skip
-EPOCHS = {  # a step of Point-M2AE takes twice as long
-    "shapes": {"point-mae": 40, "point-m2ae": 20}, "modelnet10": {"point-mae": 15, "point-m2ae": 8},
-}  # fmt: skip
+EPOCHS = {"shapes": 40, "modelnet10": 15}
 COMMON = {
     "batch_size": 32, "lr": 1e-3, "lam_p": 100, "lam_f": 10, "lam_switch_epoch": 0, "ema_start": 0.99, "ema_end": 0.99,
     "num_points": 512, "heads": 4, "decoder_depth": 1, "gc_depth": 1,
@@ -73,7 +71,7 @@ def main() -> None:
     first, _, last = arguments.seeds.partition("-")
     for seed in range(int(first), int(last or first) + 1):
         for arm in arguments.arms.split(","):
-            epochs = 1 if arm == "untrained" else arguments.epochs or EPOCHS[arguments.data][arguments.base]
+            epochs = 1 if arm == "untrained" else arguments.epochs or EPOCHS[arguments.data]
             key = {"data": arguments.data, "base": arguments.base, "arm": arm, "seed": seed, "epochs": epochs}
             if not is_done(out / "results.ndjson", key):
                 result = run_arm(world, key, out)
@@ -88,7 +86,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--base", choices=tuple(BASES), default="point-mae")
     parser.add_argument("--arms", default="untrained,random,random+kd,radius,radius+kd,full,kfold")
     parser.add_argument("--seeds", default="0-3")
-    parser.add_argument("--epochs", type=int, help="40 for shapes, 15 for modelnet10; half with point-m2ae")
+    parser.add_argument("--epochs", type=int, help="40 for shapes, 15 for modelnet10")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--table", action="store_true")
     return parser.parse_args()

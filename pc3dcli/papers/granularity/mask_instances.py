@@ -82,30 +82,34 @@ def best_share(instances: list[MaskInstance], config: MaskInstancesConfig) -> li
 
 
 def joined(
-    earlier: list[MaskInstance], later: list[MaskInstance], piece: np.ndarray, min_overlap: float
+    earlier: list[MaskInstance], later: list[MaskInstance], is_shared: np.ndarray, min_iou: float, min_common: int
 ) -> list[MaskInstance]:
     """Join the instances of a piece of a scene with those of the pieces before it, the best first.
 
-    piece        (n,) int64, ascending, the voxels that the piece saw
-    min_overlap  what an instance and an earlier one must have in common to be one, as a share of the smaller: of the
-                 instance, or of what the piece saw of the earlier one
+    Instances are compared on the voxels that both sides saw; the pairs that agree best become one, each instance once.
+
+    is_shared   (N,) bool, the voxels of the scene that this piece and an earlier one saw
+    min_iou     an IoU above it is agreement
+    min_common  voxels that they must have in common besides
     """
-    result = list(earlier)
-    seen = [other.index[np.isin(other.index, piece, assume_unique=True)] for other in earlier]
-    is_in = np.zeros(int(piece[-1]) + 1, bool)
-    for instance in later:
-        best, most = None, 0
-        is_in[instance.index] = True
-        for number, inside in enumerate(seen):
+    seen = [instance.index[is_shared[instance.index]] for instance in earlier]
+    is_in = np.zeros(len(is_shared), bool)
+    pairs = []
+    for number, instance in enumerate(later):
+        own = instance.index[is_shared[instance.index]]
+        is_in[own] = True
+        for other, inside in enumerate(seen):
             common = int(np.count_nonzero(is_in[inside]))
-            if common > most and common > min_overlap * min(len(inside), len(instance.index)):
-                best, most = number, common
-        is_in[instance.index] = False
-        if best is None:
-            result.append(instance)
-        else:
-            result[best] = _union(result[best], instance)
-    return sorted(result, key=lambda instance: -instance.score)
+            union = len(inside) + len(own) - common
+            if common >= min_common and common > min_iou * union:
+                pairs.append((-common / union, other, number))
+        is_in[own] = False
+    result: list[MaskInstance | None] = [*earlier, *later]
+    for _, other, number in sorted(pairs):
+        mine = len(earlier) + number
+        if result[mine] is not None and result[other] is earlier[other]:
+            result[other], result[mine] = _union(earlier[other], later[number]), None
+    return sorted((one for one in result if one is not None), key=lambda instance: -instance.score)
 
 
 def _union(a: MaskInstance, b: MaskInstance) -> MaskInstance:

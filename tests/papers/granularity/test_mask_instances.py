@@ -97,21 +97,35 @@ def piece_of(*index: int, score=0.5) -> MaskInstance:
     return MaskInstance(np.array(index), score, np.full(len(index), 0.6, np.float32))
 
 
+def shared(first: int, last: int) -> np.ndarray:
+    return (np.arange(100) >= first) & (np.arange(100) < last)
+
+
 def test_what_two_pieces_agree_on_is_one_instance():
     earlier = [piece_of(0, 1, 2, 3, 4, 5, score=0.8), piece_of(20, 21)]
-    piece = np.arange(4, 30)  # saw 4 and 5 of the first
-    (first, second) = joined(earlier, [piece_of(4, 5, 6, 7, score=0.2)], piece, 0.5)
+    (first, second) = joined(earlier, [piece_of(4, 5, 6, 7, score=0.2)], shared(4, 6), 0.5, 1)
     assert first.index.tolist() == list(range(8)) and second.index.tolist() == [20, 21]
     assert first.score == pytest.approx((6 * 0.8 + 4 * 0.2) / 10)
 
 
 def test_what_they_do_not_agree_on_stays_apart_and_the_best_is_first():
     earlier = [piece_of(0, 1, 2, 3, 4, 5, score=0.4)]
-    result = joined(earlier, [piece_of(5, 6, 7, 8, score=0.9)], np.arange(2, 30), 0.5)
+    result = joined(earlier, [piece_of(5, 6, 7, 8, score=0.9)], shared(2, 8), 0.5, 1)
     assert [one.index.tolist() for one in result] == [[5, 6, 7, 8], [0, 1, 2, 3, 4, 5]]
 
 
-def test_an_instance_joins_the_one_it_shares_most_with():
+def test_an_instance_joins_the_one_it_agrees_with_most_and_each_joins_once():
     earlier = [piece_of(0, 1, 2, 3), piece_of(2, 3, 4, 5, 6)]
-    result = joined(earlier, [piece_of(3, 4, 5, 6, 7)], np.arange(0, 30), 0.5)
-    assert sorted(one.index.tolist() for one in result) == [[0, 1, 2, 3], [2, 3, 4, 5, 6, 7]]
+    result = joined(earlier, [piece_of(3, 4, 5, 6, 7), piece_of(2, 4, 5, 6)], shared(0, 30), 0.5, 1)
+    assert sorted(one.index.tolist() for one in result) == [[0, 1, 2, 3], [2, 3, 4, 5, 6], [3, 4, 5, 6, 7]]
+
+
+def test_a_mask_over_everything_swallows_nothing():
+    chair, group = piece_of(*range(10), score=0.9), piece_of(*range(60), score=0.1)
+    result = joined([chair], [chair, group], shared(0, 60), 0.5, 1)
+    assert [len(one.index) for one in result] == [10, 60] and result[0].score == pytest.approx(0.9)
+
+
+def test_a_sliver_in_common_is_no_agreement():
+    result = joined([piece_of(*range(20))], [piece_of(*range(18, 60))], shared(18, 20), 0.5, 3)
+    assert [len(one.index) for one in result] == [20, 42]

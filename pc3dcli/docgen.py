@@ -106,16 +106,18 @@ def _type_name(kind: Any) -> str:
 
 
 def _field_comments(config: type) -> dict[str, str]:
+    """Return what stands behind each field of a config and of those that it inherits from."""
     found: dict[str, str] = {}
     pattern = re.compile(r"    (\w+): [^#]*?(?:#\s*(.*))?")
-    last = None
-    for line in inspect.getsource(config).splitlines():
-        match = pattern.fullmatch(line)
-        if match:
-            last = match[1]
-            found[last] = match[2] or ""
-        elif last and line.lstrip().startswith("#"):
-            found[last] += " " + line.strip().lstrip("# ")
+    for kind in reversed([kind for kind in config.__mro__ if dataclasses.is_dataclass(kind)]):
+        last = None
+        for line in inspect.getsource(kind).splitlines():
+            match = pattern.fullmatch(line)
+            if match:
+                last = match[1]
+                found[last] = match[2] or ""
+            elif last and line.lstrip().startswith("#"):
+                found[last] += " " + line.strip().lstrip("# ")
     return found
 
 

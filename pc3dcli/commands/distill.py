@@ -13,7 +13,6 @@ from pc3dcli.commands.options import advanced
 
 if TYPE_CHECKING:
     from pc3dcli.commands.finetune_plan import Job
-    from pc3dcli.commands.training_progress import TrainingReporter
 
 FEW_CLOUDS, NUM_ANSWERS = 12, 3  # clouds of which --predict says what they are, and how many classes of each; ours
 
@@ -175,20 +174,12 @@ def _instances(ctx: typer.Context, out: Path | None) -> None:
 def _run(ctx: typer.Context, found: Job, out: Path) -> None:
     """Train once and print where the weights are."""
     from pc3dcli.commands import finetune_run
+    from pc3dcli.commands.training_run import report_training
     from pc3dcli.stream.run_folder import RunFolder
 
     _leave_folds(ctx, out)
     folder = RunFolder(out, found.program.record(), ctx.params["force"])
-    with _reporter(ctx, folder.program) as reporter:
-        try:
-            result = finetune_run.run(found.plan, folder, reporter)
-        except KeyboardInterrupt:
-            reporter.interrupted()
-            raise
-    if result.is_main:
-        reporter.finished(result.steps, result.new_steps, out)
-        if not ctx.params["json"]:
-            print(out / "model.safetensors")
+    report_training(ctx, folder, lambda report: finetune_run.run(found.plan, folder, report))
 
 
 def _predict(ctx: typer.Context, found: Job, out: Path) -> None:
@@ -242,6 +233,7 @@ def _run_folds(ctx: typer.Context, found: Job, out: Path) -> None:
     """Train on every fold and print where the predictions are."""
     from pc3dcli.commands import fewshot_runs
     from pc3dcli.commands.finetune_plan import program_of_fold, program_of_folds
+    from pc3dcli.commands.training_run import reporter
     from pc3dcli.stream.run_folder import RunFolder
 
     is_main = fewshot_runs.run_folds(
@@ -249,29 +241,20 @@ def _run_folds(ctx: typer.Context, found: Job, out: Path) -> None:
         found.folds,
         RunFolder(out, program_of_folds(found), ctx.params["force"]),
         lambda index: program_of_fold(found, index),
-        reporter_of=lambda index: _reporter(ctx, program_of_fold(found, index)),
+        reporter_of=lambda index: reporter(ctx, program_of_fold(found, index)),
     )
     if is_main and not ctx.params["json"]:
         print(out / fewshot_runs.FOLDER)
 
 
-def _reporter(ctx: typer.Context, program: dict) -> TrainingReporter:
-    from pc3dcli.commands.training_progress import TrainingReporter
-
-    shown = {name: ctx.params[name] for name in ("json", "quiet", "verbose", "progress")}
-    return TrainingReporter("distill", program, **shown)
-
-
 def _estimate(found: Job) -> None:
     """Print what a run would take, measured on its first batch."""
     from pc3dcli.commands import finetune_run
-    from pc3dcli.commands.training_progress import duration
+    from pc3dcli.commands.training_run import print_cost
 
     measured, num_parameters = finetune_run.measure(found.plan, found.folds)
     num_runs = len(found.folds.folds) if found.folds else 1
     print(f"parameters  {num_parameters:,}")
     print(f"runs        {num_runs}")
     print(f"steps       {measured.steps:,} a run, in {found.plan.training.epochs} epochs")
-    total = duration(measured.seconds * measured.steps * num_runs)
-    print(f"time        {total}, at {measured.seconds:.3g} s a step on {measured.device} (measured, without reading)")
-    print(f"memory      {measured.num_bytes / 2**30:.2g} GiB on {measured.device} (measured)")
+    print_cost(measured, num_runs)

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -224,19 +226,25 @@ def networks(arguments: argparse.Namespace) -> None:
         print(f"| {name}, {len(coords)} voxels | {what} | {mine_s:.2f} | {their_s:.2f} | {their_s / mine_s:.2f} |")
 
 
-def memory() -> None:
-    """Print seconds and peak memory above start of a training step of the small network, each size in turn."""
+def memory(threads: int) -> None:
+    """Print seconds and peak memory above start of a training step of the small network, a process for each size."""
     print("| voxels | step, CPU s | a million voxels | peak, MB | a million voxels |\n|---|---|---|---|---|")
     for num in (50_000, 100_000, 300_000, 1_000_000):
-        coords = room_voxels(num)
-        features, unet = torch.randn(len(coords), 3), SparseUnet(SMALL, 3)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        start = time.process_time()
-        unet(SparseTensor(features, Sites(coords)))[-1].features.square().mean().backward()
-        seconds = time.process_time() - start
-        peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        share = len(coords) / 1e6
-        print(f"| {len(coords)} | {seconds:.2f} | {seconds / share:.1f} | {peak:.0f} | {peak / share:.0f} |")
+        command = [sys.executable, __file__, "--threads", str(threads), "--step", str(num)]
+        count, seconds, peak = map(float, subprocess.check_output(command, text=True).split())
+        share = count / 1e6
+        print(f"| {count:.0f} | {seconds:.2f} | {seconds / share:.1f} | {peak:.0f} | {peak / share:.0f} |")
+
+
+def one_step(num: int) -> None:
+    """Print voxels, CPU seconds and megabytes of a training step; a process has only one peak."""
+    coords = room_voxels(num)
+    features, unet = torch.randn(len(coords), 3), SparseUnet(SMALL, 3)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.process_time()
+    unet(SparseTensor(features, Sites(coords)))[-1].features.square().mean().backward()
+    seconds = time.process_time() - start
+    print(len(coords), seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
 def main() -> None:
@@ -247,11 +255,14 @@ def main() -> None:
     parser.add_argument("--channels", type=int, nargs="+", default=[32, 96])
     parser.add_argument("--network", action="store_true")
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--step", type=int, help="one training step of so many voxels, for --memory")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    if arguments.memory:
-        memory()
+    if arguments.step:
+        one_step(arguments.step)
+    elif arguments.memory:
+        memory(arguments.threads)
     elif arguments.network:
         arguments.sizes = arguments.sizes if arguments.sizes != parser.get_default("sizes") else [100_000]
         networks(arguments)

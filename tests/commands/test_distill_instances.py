@@ -195,6 +195,14 @@ def test_both_implementations_of_the_convolutions_train_alike(run):
     assert any(not torch.equal(value, tensors[1][name]) for name, value in tensors[0].items())  # summed otherwise
 
 
+@pytest.mark.parametrize("change", ["gray_share=1", "max_voxels=100", "augment=false", "query_features=true"])
+def test_every_parameter_of_the_data_changes_what_is_learned(run, change):
+    name = change.partition("=")[0]
+    distill(run, "labels.ndjson", "-D", change, "--out", f"by_{name}")
+    plain = distill(run, "labels.ndjson", "--out", "by_default", "--force")
+    assert plain.code == 0 and steps(f"by_{name}")[0]["loss"] != steps("by_default")[0]["loss"]
+
+
 def test_init_goes_on_from_weights_and_their_network(run):
     result = run("distill", *SHORT, "labels.ndjson", "--init", "w", "--out", "on")
     assert result.code == 0, result.err
@@ -529,7 +537,15 @@ def test_a_scan_without_a_cloud_is_fused_from_its_depth(run, scans, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", ["chunk_margin=0.2", "chunk_iou=1", "test_queries=5", "cluster_reach=1.1", "min_voxels=200"]
+    "change",
+    [
+        "chunk_margin=0.2",
+        "chunk_iou=1",
+        "cluster_min_neighbors=30",
+        "test_queries=5",
+        "cluster_reach=1.1",
+        "min_voxels=200",
+    ],
 )
 def test_every_parameter_of_segment_changes_what_is_found(run, change):
     cloud, _ = room(0)

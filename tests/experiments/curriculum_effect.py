@@ -8,9 +8,9 @@ Rooms of worlds/room.py (granularity_tracking.md section 13; textures, sensor no
 10 to test, 120 frames of 128 x 96 each.  Masks are those of the simulated SAM (p_whole .8, p_merge .05).  Stage 1:
 every tenth frame with the fragments of that frame alone.  Stage 2: what a few frames see, with labels lifted from all
 of them (--merge: by consensus, ours, or tracks, the paper's).  Stage 3: whole rooms, with the network's own sure
-labels, masks alone.  Every arm takes the same number of steps, in equal parts where it has several stages, each a
-one-cycle of its own.  All runs are commands of pc3d; scores of an arm become one line of OUT/results.ndjson, and what
-is there is not done again.
+labels, masks alone.  Every arm takes the same number of steps but for the rounding to whole epochs (`steps`), in equal
+parts where it has several stages, each a one-cycle of its own.  All runs are commands of pc3d; scores of an arm become
+one line of OUT/results.ndjson, and what is there is not done again.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def run_arm(world: dict[str, Path], key: dict, out: Path) -> dict:
     """Train the stages of an arm, each from the weights of the one before; return the scores on the test rooms."""
     before = _children_s()
     stages, weights, name = key["arm"], None, f"seed{key['seed']}"
-    steps = STEPS[len(stages)]
+    steps, taken = STEPS[len(stages)], 0
     for stage in stages:
         name += f"-{stage}" + {"2": f"-{key['merge']}", "3": f"-{key['confidence']}"}.get(stage, "")
         folder = out / "runs" / f"{name}-{steps}"
@@ -127,8 +127,9 @@ def run_arm(world: dict[str, Path], key: dict, out: Path) -> dict:
         elif stage == "3":
             labels = sure_labels(world["train"], weights, folder, key["confidence"])
         weights = train(stage, world["train"], labels, steps, weights, key["seed"], folder)
-    found = test(world["test"], weights)
-    return found | {"cpu_s": round(_children_s() - before)}
+        taken += num_steps(folder)
+    found = test(world["test"], weights, out / "runs" / f"{name}-{steps}-test")
+    return found | {"steps": taken, "cpu_s": round(_children_s() - before)}
 
 
 def train(
@@ -136,12 +137,25 @@ def train(
 ) -> Path:  # fmt: skip
     """Run one stage unless it is there; return its weights."""
     settings = (NETWORK if init is None else {}) | COMMON | STAGES[stage]
-    settings["epochs"] = steps // (NUM_ROOMS["train"] * (VIEWS if stage == "1" else 1))
+    num_scenes = num_labelled(labels)
+    if not num_scenes:  # sure of nothing: the stage leaves the weights as they are
+        return init
+    settings["epochs"] = max(1, round(steps / num_scenes))
     arguments = [part for name, value in settings.items() for part in ("-D", f"{name}={json.dumps(value)}")]
     arguments += ["--init", str(init)] if init else []
     data = [str(labels)] if stage == "1" else [str(scans), "--labels", str(labels)]
     command = ["distill", *data, "--method", "instances", *arguments, "--seed", seed, "--out", folder, "-q"]
     return Path(pc3d(*command))
+
+
+def num_steps(folder: Path) -> int:
+    log = folder / "log.ndjson"
+    return sum(1 for _ in log.open(encoding="utf-8")) if log.exists() else 0
+
+
+def num_labelled(labels: Path) -> int:
+    """Return how many scenes of a folder have instances: those are what an epoch consists of."""
+    return sum('"type":"instance3d"' in path.read_text(encoding="utf-8") for path in labels.rglob("*.ndjson"))
 
 
 def sure_labels(scans: Path, weights: Path, folder: Path, confidence: float) -> Path:
@@ -152,9 +166,8 @@ def sure_labels(scans: Path, weights: Path, folder: Path, confidence: float) -> 
     return sure
 
 
-def test(scans: Path, weights: Path) -> dict[str, float]:
-    """Return the scores on the test rooms: one network pass, both ways of scoring."""
-    found = weights.parent / "test"
+def test(scans: Path, weights: Path, found: Path) -> dict[str, float]:
+    """Return the scores on the test rooms: one network pass, both ways of scoring; `found` gets what was found."""
     pc3d("segment", scans, "--weights", weights, "-D", "test_queries=150", "-q", "--out", found)
     scores: dict[str, float] = {}
     for kind, suffix in (("uniform", ""), ("model", "_ranked")):

@@ -4,8 +4,10 @@
 "Granularity-Consistent 2D Mask Tracking for 3D instance segmentation", arXiv 2511.00785, whose network is that of
 Segment3D (arXiv 2312.17232) and Mask3D (arXiv 2210.03105); granularity_tracking.md section 7.
 
-*Departures*, ours: clouds without colour are black in training for a share of the samples (`gray_share`), so that one
-network serves both; the paper's networks all need colour.  What no paper states is marked in the configs.
+*Departures*, ours: a share of the training samples loses its colours, which are then the mean colour (`gray_share`), so
+that one network serves clouds with and without; the paper's networks all need colour.  Points may count neither for nor
+against an instance (`mask_loss`), and large scenes are cut (`voxel_batches`).  What no paper states is marked in the
+configs.
 """
 
 from __future__ import annotations

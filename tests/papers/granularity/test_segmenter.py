@@ -132,12 +132,13 @@ def test_learns_one_scene_by_heart():
     torch.manual_seed(0)
     model = Segmenter(SMALL)
     batch = batch_of(boxes(0, 0, 1))
-    adam = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    adam = torch.optim.AdamW(model.parameters(), lr=5e-3)
     losses = []
     for step in range(60):
         loss, _ = model.training_loss(batch, at(step))
         adam.zero_grad()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adam.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.4 * losses[0]
@@ -148,4 +149,4 @@ def test_learns_one_scene_by_heart():
     inside = (found.masks() > 0).T
     both = (inside[:, :, None] & masks[:, None]).sum(0)
     either = (inside[:, :, None] | masks[:, None]).sum(0)
-    assert (both / either.clamp(min=1)).max() > 0.9
+    assert (both / either.clamp(min=1)).amax(dim=0).min() > 0.9  # of each instance, the best query

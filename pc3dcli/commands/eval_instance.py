@@ -62,8 +62,8 @@ in the folder or in one of the two above it: its nyu40id, or its id where the cl
 
 The agnostic presets also take, as pc3d finds scans, ScanNet++ (scans/segments_anno.json and segments.json), S3DIS
 (Annotations/<class>_<number>.txt), Replica (the faces of habitat/mesh_semantic.ply and info_semantic.json) and PLY
-files whose points have instance_id, negative for none, or instance, 0 or negative for none. Their classes are names:
-agnostic-valid counts those that --classes lists, so for S3DIS give a list of its names.
+files whose points have instance_id, negative for none, or instance, 0 or negative for none. Their classes are names,
+of PLY files the number label: agnostic-valid counts those that --classes lists, so for S3DIS give a list of its names.
 
 Predictions: streams, --out folders, or a folder of <scene>.txt (a line a mask: path relative to that file, label id,
 score; the mask has one integer per vertex, or is a run-length JSON file of ScanNet++), <scene>.npz or

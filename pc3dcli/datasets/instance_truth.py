@@ -16,7 +16,7 @@ import numpy as np
 
 from pc3dcli.datasets import LAYOUTS, cloud_file, open_scenes, replica, s3dis, scannetpp
 from pc3dcli.datasets.scene import SceneRef
-from pc3dcli.errors import InputError
+from pc3dcli.errors import FormatError, InputError
 from pc3dcli.formats import scannet_instances
 from pc3dcli.formats.scannet_aggregation import SUFFIX, Annotations
 
@@ -76,7 +76,7 @@ def _annotated_scenes(source: Path, layouts: tuple[ModuleType, ...]) -> dict[str
     """Return the scenes that are of some layouts and have annotations, by name."""
     try:
         refs = open_scenes(source)
-    except InputError:
+    except (InputError, FormatError):  # no scans, or clouds of one name beside text files, which are the truth then
         return {}
     of_layout = [(LAYOUTS[ref.dataset], ref) for ref in refs]
     found = [ref for layout, ref in of_layout if layout in layouts and layout.truth_files(ref.path)]

@@ -85,7 +85,7 @@ def _write_rooms(out: Path, num: int, frames: int, seed: int, force: bool) -> No
     """Write scans of rooms into train/ and test/; finished ones of the same seed and length are kept."""
     for number, (split, count) in enumerate((("train", num), ("test", max(1, num // 4)))):
         for index in range(count):
-            _render(out / split / f"{split}{index:03d}", frames, (seed, number, index), force)
+            _render(out / split / f"{split}{index:03d}", frames, (seed, number, index), force, varied=True)
         print(out / split)
 
 
@@ -111,20 +111,24 @@ def _write_shapes(out: Path, num: int, seed: int, force: bool) -> None:
         print(path)
 
 
-def _render(folder: Path, frames: int, seed: int | tuple[int, ...], force: bool) -> bool:
-    """Write the scan of a room; return False where a finished one of the same seed and length is kept."""
+def _render(folder: Path, frames: int, seed: int | tuple[int, ...], force: bool, *, varied: bool = False) -> bool:
+    """Write the scan of a room; return False where a finished one of the same seed and length is kept.
+
+    varied  the room's size and how full it is are drawn too
+    """
     import numpy as np
 
     from pc3dcli.stream.writer import atomic_file
     from pc3dcli.worlds.room import CaptureConfig, RoomConfig, make_room, write_room
 
     done = folder / "rendered.txt"  # written last
-    recipe = f"seed {seed}, {frames} frames\n"
+    recipe = f"seed {seed}, {frames} frames{', varied' * varied}\n"
     if not force and done.is_file() and done.read_text() == recipe:
         return False
     done.unlink(missing_ok=True)
     rng = np.random.default_rng(seed)
-    room = make_room(RoomConfig(textures=True, sensor_noise=True, missing_depth=True), rng)
+    config = RoomConfig.varied(rng) if varied else RoomConfig(sensor_noise=True, missing_depth=True)
+    room = make_room(config, rng)
     capture = CaptureConfig(num_frames=frames, size=(480, 640), turns=1.0)
     print(f"rendering {folder.name} with {len(room.objects)} objects, {frames} frames", file=sys.stderr)
     write_room(room, folder, capture, rng)

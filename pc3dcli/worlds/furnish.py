@@ -48,6 +48,22 @@ class RoomConfig:
     sensor_noise: bool = False
     missing_depth: bool = False
 
+    @classmethod
+    def varied(cls, rng: np.random.Generator) -> RoomConfig:
+        """Draw a room to learn from: its sides, how full it is, and all that makes a camera's life hard; ours."""
+        width, depth, height = rng.uniform([4.0, 4.0, 2.4], [7.0, 7.0, 3.2]).tolist()
+        sparsest = int(np.clip(width * depth / 6, 4, 8))  # one piece of furniture on 3 to 6 square metres
+        fewest = int(rng.integers(2, 8))
+        return cls(
+            size=(width, depth, height),
+            num_furniture=(sparsest, int(width * depth / 3)),
+            num_small=(fewest, fewest + 4),
+            clearance=rng.uniform(0.0, 0.1),
+            camera_radius=min(width, depth) / 3,
+            sensor_noise=True,
+            missing_depth=True,
+        )
+
 
 @dataclass(frozen=True)
 class RoomObject:

@@ -92,11 +92,25 @@ def test_parts_belong_to_their_object_and_both_turns_see_the_same_surface():
     assert same.mean() > 0.97
 
 
-def test_cameras_stand_clear_of_everything():
+@pytest.mark.parametrize("is_varied", [False, True])
+def test_cameras_stand_clear_of_everything(is_varied):
     for seed in range(4):
-        room = _room(seed)
-        for pose in camera_path(RoomConfig(), CAPTURE)[::10]:
+        config = RoomConfig.varied(np.random.default_rng(seed)) if is_varied else RoomConfig()
+        room = make_room(config, np.random.default_rng(seed))
+        for pose in camera_path(config, CAPTURE)[::10]:
             assert room.render(CAPTURE.K, pose, CAPTURE.size).depth.min() > 0.1
+
+
+def test_varied_rooms_differ_in_size_and_in_how_full_they_are():
+    configs = [RoomConfig.varied(np.random.default_rng(seed)) for seed in range(12)]
+    sides = np.array([config.size for config in configs])
+    assert (sides >= [4, 4, 2.4]).all() and (sides <= [7, 7, 3.2]).all() and (np.ptp(sides, axis=0) > [1, 1, 0.4]).all()
+    rooms = [make_room(config, np.random.default_rng(0)) for config in configs]
+    counts = [len(room.objects) for room in rooms]
+    assert min(counts) >= 6 and max(counts) - min(counts) >= 5
+    for room in rooms:  # all of it is inside, but for screens that lean back
+        centers = np.array([shape.center for shape in room.primitives if shape.object])
+        assert (centers > -0.1).all() and (centers < np.add(room.config.size, 0.1)).all()
 
 
 def test_switches_of_the_sensor():

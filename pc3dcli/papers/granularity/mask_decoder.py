@@ -6,8 +6,10 @@ J. Schult et al., "Mask3D for 3D Semantic Instance Segmentation", 2023, arXiv 22
 the features there; a layer for each of four resolutions, shared over three rounds, refines them by attention to where
 their mask was so far.
 
-*Departures*: none of substance.  A scene that is flat along an axis, or one voxel at some resolution, is encoded at
-position 0 there, where the released code returns NaN.  Scenes are decoded one by one, without padding.
+*Departures*: `place_waves`, ours and off by default: a mask's logit also follows from where a voxel lies as seen from
+the query's own (`QueryPlace`).  Without it the features of a voxel must tell two chairs of one kind apart, which takes
+many samples.  A scene that is flat along an axis, or one voxel at some resolution, is encoded at position 0 there,
+where the released code returns NaN.  Scenes are decoded one by one, without padding.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pc3dcli.errors import check_ranges
 from pc3dcli.nn.point_sampling import farthest_points
 
 LEVELS = 4  # resolutions that are attended to, the coarsest first
@@ -33,6 +36,8 @@ class DecoderConfig:
     rounds: int = 3  # times through the four layers
     num_classes: int = 1  # beside "no object"; Mask3D has more
     query_features: bool = False  # queries start with what their voxel is like; use_np_features of Mask3D, off there
+    place_waves: int = 0  # of the part of a mask that follows from how a voxel lies from its query's; 0: none.  Ours
+    place_length: float = 6.0  # metres, typical of these waves
     sampled_voxels: tuple[int, ...] = (200, 800, 3200, 12800)  # attended to in training, of each resolution
 
     def __post_init__(self) -> None:
@@ -40,6 +45,7 @@ class DecoderConfig:
             raise ValueError(f"{self.dim} channels do not divide among {self.heads} heads, or are odd")
         if min(self.ffn_dim, self.num_classes) < 1:
             raise ValueError("ffn_dim and num_classes must be positive")
+        check_ranges(self, place_waves=(0, 10_000), place_length=(0.01, 1e4))
         if len(self.sampled_voxels) != LEVELS or min(self.sampled_voxels) < 1:
             raise ValueError(f"sampled_voxels: expected {LEVELS} positive numbers, found {self.sampled_voxels}")
 
@@ -95,6 +101,30 @@ class FourierPositions(nn.Module):
             return torch.cat((angle.sin(), angle.cos()), dim=1)
 
 
+class QueryPlace(nn.Module):
+    """The part of a mask's logit that follows from the vector d from the query's voxel to another, ours.
+
+    It is sum_i g_i cos(w_i . d) with fixed random w_i, part of a checkpoint, and g_i that the query says: it can be
+    high around its voxel, as far as the query wants.  As w . (x - q) is a difference of two phases, the sum is the
+    product of a code of the voxel and one of the query, and masks stay products.
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.register_buffer("waves", 2 * math.pi * torch.randn(3, config.place_waves) / config.place_length)
+        self.gain = nn.Linear(config.dim, config.place_waves)
+
+    def code(self, xyz: Tensor) -> Tensor:
+        """Return the code (n, 2 waves) of places (n, 3), in single precision always."""
+        with torch.autocast(xyz.device.type, enabled=False):
+            phase = (xyz - xyz.amin(dim=0)).float() @ self.waves
+            return torch.cat((phase.sin(), phase.cos()), dim=1)
+
+    def forward(self, queries: Tensor, code: Tensor) -> Tensor:
+        """Return the factor (Q, 2 waves) of queries (Q, dim) whose voxels have `code` (Q, 2 waves)."""
+        return self.gain(queries).repeat(1, 2) * code
+
+
 class RefinementLayer(nn.Module):
     """Attention to voxels, attention among queries, a small network; each added, then normalised."""
 
@@ -140,6 +170,7 @@ class MaskDecoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.class_head = nn.Linear(dim, config.num_classes + 1)
         self.mask_head = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
+        self.place = QueryPlace(config) if config.place_waves else None
 
     def forward(
         self, scene: SceneLevels, num_queries: int, generator: torch.Generator | None = None
@@ -154,23 +185,29 @@ class MaskDecoder(nn.Module):
                                  skip_near_origin=False)[0]  # fmt: skip
         where = self.query_projection(self.positions(fine[starts], fine.amin(dim=0), fine.amax(dim=0)))
         encoded = [self.positions(xyz, xyz.amin(dim=0), xyz.amax(dim=0)) for xyz in scene.positions[:LEVELS]]
-        features = self.mask_features(scene.features[-1])
+        features, place = self.mask_features(scene.features[-1]), None
+        if self.place is not None:
+            code = self.place.code(fine)
+            features, place = torch.cat((features, code), dim=1), code[starts]
         pooled = pooled_features(features.detach(), scene.parents)
         has_content = self.query_content is not None
         queries = self.query_content(scene.features[-1][starts]) if has_content else torch.zeros_like(where)
-        predictions = [self._predict(queries, features)]
+        predictions = [self._predict(queries, features, place)]
         for _ in range(self.config.rounds):
             for level, layer in enumerate(self.layers):
                 seen = self._sample(len(pooled[level]), level, generator, features.device)
                 logits = predictions[-1].embeddings.detach() @ pooled[level][seen].T
                 is_blocked = logits < 0  # a probability below one half
                 queries = layer(queries, where, scene.features[level][seen], encoded[level][seen], is_blocked)
-                predictions.append(self._predict(queries, features))
+                predictions.append(self._predict(queries, features, place))
         return predictions
 
-    def _predict(self, queries: Tensor, features: Tensor) -> MaskPrediction:
+    def _predict(self, queries: Tensor, features: Tensor, place: Tensor | None) -> MaskPrediction:
         queries = self.norm(queries)
-        return MaskPrediction(self.class_head(queries), self.mask_head(queries), features)
+        embeddings = self.mask_head(queries)
+        if self.place is not None:
+            embeddings = torch.cat((embeddings, self.place(queries, place)), dim=1)
+        return MaskPrediction(self.class_head(queries), embeddings, features)
 
     def _sample(self, num: int, level: int, generator: torch.Generator | None, device: torch.device) -> Tensor | slice:
         wanted = self.config.sampled_voxels[level]

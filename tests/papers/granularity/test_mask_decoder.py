@@ -8,6 +8,7 @@ from pc3dcli.papers.granularity.mask_decoder import (
     DecoderConfig,
     FourierPositions,
     MaskDecoder,
+    QueryPlace,
     RefinementLayer,
     SceneLevels,
     mean_by_parent,
@@ -163,17 +164,40 @@ def test_queries_start_alike_or_with_what_is_at_their_voxel():
         assert torch.allclose(decoder(at, 6)[0].embeddings[0], decoder.mask_head(decoder.norm(first))[0])
 
 
-@pytest.mark.parametrize("query_features", [False, True])
-def test_every_parameter_gets_a_gradient(query_features):
-    decoder = make_decoder(query_features=query_features)
+def test_place_adds_waves_of_the_way_from_the_query_to_a_voxel():
+    torch.manual_seed(0)
+    place = QueryPlace(DecoderConfig(**vars(SMALL) | {"place_waves": 5, "place_length": 2.0}))
+    xyz, queries, starts = torch.rand(30, 3) * 4 + 100, torch.randn(4, SMALL.dim), torch.tensor([3, 9, 0, 21])
+    way = xyz[None] - xyz[starts][:, None]  # (Q, n, 3)
+    expected = (place.gain(queries)[:, None] * torch.cos(way @ place.waves)).sum(dim=2)
+    code = place.code(xyz)
+    torch.testing.assert_close(place(queries, code[starts]) @ code.T, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_place_is_a_part_of_the_masks_and_only_the_way_counts():
+    at = scene()
+    plain, placed = make_decoder(), make_decoder(place_waves=7)
+    assert not any("place" in name for name in plain.state_dict())
+    assert set(placed.state_dict()) - set(plain.state_dict()) == {"place.waves", "place.gain.weight", "place.gain.bias"}
+    moved = SceneLevels(at.features, [xyz + 50 for xyz in at.positions], at.parents, at.coords)
+    first, second = (placed(one, 6)[-1].masks() for one in (at, moved))
+    torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-3)
+    assert (first - plain(at, 6)[-1].masks()).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("change", [{}, {"query_features": True}, {"place_waves": 7}])
+def test_every_parameter_gets_a_gradient(change):
+    decoder = make_decoder(**change)
     sum(p.masks().square().mean() + p.classes.square().mean() for p in decoder(scene(), 6)).backward()
     missing = [name for name, p in decoder.named_parameters() if p.grad is None or not p.grad.abs().sum()]
     assert missing == []
 
 
-@pytest.mark.parametrize("change", [{"heads": 3}, {"sampled_voxels": (1, 2)}, {"sampled_voxels": (0, 1, 1, 1)}])
+@pytest.mark.parametrize(
+    "change", [{"heads": 3}, {"place_length": 0}, {"sampled_voxels": (1, 2)}, {"sampled_voxels": (0, 1, 1, 1)}]
+)
 def test_impossible_sizes_are_refused(change):
-    with pytest.raises(ValueError, match="divide|expected"):
+    with pytest.raises(ValueError, match="divide|expected|place_length"):
         DecoderConfig(**(vars(SMALL) | change))
 
 

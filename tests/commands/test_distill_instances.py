@@ -402,7 +402,6 @@ def test_one_point_and_no_point(run):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("segment", "clouds"), 2, "segment needs --weights"),
         (("segment", "clouds", "--weights", "nothing", "--json"), 4, "No such file"),
         ((*SEGMENT, "clouds", "--json", "--category", "chair"), 2, "--category: only with --parts"),
         ((*SEGMENT, "clouds", "--write", "ply"), 2, "--write needs a place"),

@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
 SMALLER = {
     "--shapes 480": "--shapes 24",
     "num_points=512 num_patches=32 patch_size=16": "num_points=96 num_patches=16 patch_size=8",
@@ -42,14 +43,18 @@ SMALLER_SCENES = {
 }
 
 
+def printed(name: str) -> str:
+    """Return a script of the README."""
+    return re.search(rf"<!-- {name} -->\n```bash\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[1]
+
+
 def run_printed(name: str, small: dict[str, str], environment: dict, cwd: Path) -> subprocess.CompletedProcess:
     """Run a script of the README with smaller numbers."""
-    text = README.read_text(encoding="utf-8")
-    script = re.search(rf"<!-- {name} -->\n```bash\n(.*?)```", text, re.DOTALL)[1]
+    script = printed(name)
     script = re.sub(r"\\\n\s*", "", script)
-    for printed, smaller in small.items():
-        assert script.count(printed) == 1, printed
-        script = script.replace(printed, smaller)
+    for number, smaller in small.items():
+        assert script.count(number) == 1, number
+        script = script.replace(number, smaller)
     pipes = {"capture_output": True, "text": True, "timeout": 600}
     result = subprocess.run(["bash", "-c", script], cwd=cwd, env=environment, check=False, **pipes)
     assert result.returncode == 0, result.stderr
@@ -64,6 +69,14 @@ def test_the_curriculum_of_scenes_runs(environment, tmp_path):
     second, third = (json.loads((tmp_path / f"runs/{stage}/run.json").read_text()) for stage in (2, 3))
     assert second != third
     assert list((tmp_path / "pictures").glob("**/*.html"))
+
+
+def test_the_network_of_rooms_was_trained_by_the_script_of_the_readme_with_other_numbers():
+    text = (ROOT / "pc3dcli/models/rooms/train.sh").read_text(encoding="utf-8")
+    head, script = text.split("set -euo pipefail\n")
+    assert "export OMP_NUM_THREADS=1" in head
+    plain = [re.sub(r"[0-9.]+", "0", re.sub(r" +# .*", "", part)) for part in (script, printed("scenes"))]
+    assert plain[0] == plain[1].removeprefix("set -euo pipefail\n")
 
 
 def test_the_curriculum_of_objects_runs(environment, tmp_path):

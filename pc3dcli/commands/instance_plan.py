@@ -39,6 +39,7 @@ class SceneConfig:
     min_points: int = 100  # smaller instances are no targets
     max_voxels: int = 200_000  # a scene of more is cut to a neighbourhood
     skip_labels: tuple[int, ...] = (1, 3)  # of ground truth that are no instances: ScanNet200 wall, floor
+    thin: float = 0.0  # the largest share of its voxels that a sample loses, drawn for each: for coarse meshes.  Ours
     partial_share: float = 0.0  # of the samples are cuts of the cloud to what a few frames of a scan see, ours
     partial_frames: tuple[int, ...] = (1, 5, 10, 20)  # keyframes after the first of such a sample, one of these
     view_stride: int = 5  # frames from one keyframe to the next
@@ -46,7 +47,8 @@ class SceneConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_ranges(self, min_points=(1, 1e9), max_voxels=(1, 1e9), partial_share=(0, 1), view_stride=(1, 1e6))
+        check_ranges(self, min_points=(1, 1e9), max_voxels=(1, 1e9), thin=(0, 1), partial_share=(0, 1))
+        check_ranges(self, view_stride=(1, 1e6))
         if not self.partial_frames or min(self.partial_frames) < 0:
             raise ValueError(f"partial_frames = {self.partial_frames}: expected numbers of frames")
 
@@ -90,7 +92,7 @@ class Plan:
 
         shared = {
             name: getattr(self.scenes, name)
-            for name in ("augment", "min_points", "max_voxels", "partial_share", "partial_frames")
+            for name in ("augment", "min_points", "max_voxels", "thin", "partial_share", "partial_frames")
         }
         config = VoxelConfig(voxel=self.network.voxel, gray_share=self.network.gray_share, **shared)
         return VoxelData(labelled.clouds, config)

@@ -109,6 +109,7 @@ class VoxelConfig:
     max_voxels: int = 200_000  # a scene of more is cut to those nearest to one of them; spec section 5
     partial_share: float = 0.0  # of the samples are what a few frames see, where a scene has views
     partial_frames: tuple[int, ...] = (1, 5, 10, 20)  # frames after the first of such a sample, one of these
+    thin: float = 0.0  # the largest share of the voxels that a sample loses, drawn for each
     cache_bytes: int = 2 << 30  # of clouds that are kept; ours
 
 
@@ -169,6 +170,8 @@ class VoxelData:
         if rng.random() < config.gray_share:
             rgb = None
         voxels = voxelized(xyz, config.voxel)
+        if config.thin:
+            voxels = _thinned(voxels, rng.uniform(0, config.thin), rng)
         if len(voxels.coords) > config.max_voxels:
             voxels = _cut(voxels, config.max_voxels, rng)
         first = xyz[voxels.point]
@@ -203,8 +206,7 @@ def voxelized(xyz: np.ndarray, voxel: float) -> Voxels:
     check_spacing(xyz, voxel)
     known = np.flatnonzero(np.isfinite(xyz).all(axis=1))
     inside = xyz[known].astype(np.float64)
-    low = np.floor(inside.min(axis=0) / (16 * voxel)) * 16  # in voxels; a multiple of 16 keeps all levels aligned
-    moved = inside - low * voxel
+    moved = inside - inside.min(axis=0) + voxel / 2
     if moved.max() >= voxel_reach(voxel):
         raise InputError(f"its points span {moved.max():.3g} m, more than {voxel_reach(voxel):.3g} m")
     _, group, _ = voxel_groups(moved, voxel)
@@ -235,9 +237,18 @@ def _cut(voxels: Voxels, num: int, rng: np.random.Generator) -> Voxels:
     """Keep the voxels nearest to one of them, in the plane."""
     center = voxels.coords[rng.integers(len(voxels.coords)), :2]
     distance = np.square(voxels.coords[:, :2] - center).sum(axis=1)
-    keep = np.sort(np.argpartition(distance, num)[:num])
+    return _only(voxels, np.sort(np.argpartition(distance, num)[:num]))
+
+
+def _thinned(voxels: Voxels, share: float, rng: np.random.Generator) -> Voxels:
+    """Leave a share of the voxels out, but one: surfaces of coarse meshes have holes at the voxels of a network."""
+    keep = np.flatnonzero(rng.random(len(voxels.coords)) >= share)
+    return _only(voxels, keep if len(keep) else np.zeros(1, np.int64))
+
+
+def _only(voxels: Voxels, keep: np.ndarray) -> Voxels:
     moved = np.full(len(voxels.coords) + 1, -1)  # the last stands for no voxel
-    moved[keep] = np.arange(num)
+    moved[keep] = np.arange(len(keep))
     return Voxels(voxels.coords[keep], voxels.point[keep], moved[voxels.of_point])
 
 

@@ -195,7 +195,9 @@ def test_both_implementations_of_the_convolutions_train_alike(run):
     assert any(not torch.equal(value, tensors[1][name]) for name, value in tensors[0].items())  # summed otherwise
 
 
-@pytest.mark.parametrize("change", ["gray_share=1", "max_voxels=100", "augment=false", "query_features=true"])
+@pytest.mark.parametrize(
+    "change", ["gray_share=1", "max_voxels=100", "augment=false", "thin=0.9", "query_features=true", "place_waves=4"]
+)
 def test_every_parameter_of_the_data_changes_what_is_learned(run, change):
     name = change.partition("=")[0]
     distill(run, "labels.ndjson", "-D", change, "--out", f"by_{name}")
@@ -317,7 +319,7 @@ def test_files_beside_the_records(run):
     arrays = safetensors.numpy.load_file("pred/room0.safetensors")
     assert set(arrays) == {"instance", "confidence"}
     masks = [decode_points(r["rle"], len(arrays["instance"])) for r in records("pred/room0.ndjson", "instance3d")]
-    assert (arrays["instance"] >= 0).any() and (arrays["confidence"] > 0.5).all()
+    assert (arrays["instance"] >= 0).any() and (arrays["confidence"] >= 0.5).all()
     assert arrays["confidence"].shape == (sum(int(mask.sum()) for mask in masks),)
     assert Path("pred/room0.ply").is_file() and Path("pred/room0.txt").is_file()
     scored = run("eval", "pred", "--task", "instance", "--gt", "gt", "--class-agnostic", "--allow-missing")
@@ -543,7 +545,7 @@ def test_a_scan_without_a_cloud_is_fused_from_its_depth(run, scans, tmp_path):
         "cluster_min_neighbors=30",
         "test_queries=5",
         "cluster_reach=1.1",
-        "min_voxels=200",
+        "min_voxels=900",
     ],
 )
 def test_every_parameter_of_segment_changes_what_is_found(run, change):

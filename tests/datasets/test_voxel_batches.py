@@ -31,16 +31,32 @@ def test_voxels_are_the_cells_of_the_grid_in_order():
     xyz = np.array([[1.1, 0.2, 0.3], [0.1, 0.2, 0.3], [0.4, 0.2, 0.1], [np.nan, 0, 0], [0.6, 0.2, 0.3]])
     voxels = voxelized(xyz, 0.5)
     assert voxels.coords.tolist() == [[0, 0, 0], [1, 0, 0], [2, 0, 0]]
-    assert voxels.point.tolist() == [1, 4, 0]  # the first of its points in file order
-    assert voxels.of_point.tolist() == [2, 0, 0, -1, 1]
+    assert voxels.point.tolist() == [1, 2, 0]  # the first of its points in file order
+    assert voxels.of_point.tolist() == [2, 0, 1, -1, 1]
 
 
 @pytest.mark.parametrize("shift", [0.0, -7.3, 12345.6])
-def test_moving_by_16_voxels_changes_nothing(shift):
-    xyz = np.random.default_rng(0).uniform(0, 6, (500, 3)) + shift
-    first, second = voxelized(xyz, 0.5), voxelized(xyz + 8.0, 0.5)
+def test_where_a_cloud_lies_changes_nothing(shift):
+    xyz = np.random.default_rng(0).uniform(0, 6, (500, 3))
+    first, second = voxelized(xyz, 0.5), voxelized(xyz + shift, 0.5)
     assert np.array_equal(first.coords, second.coords) and np.array_equal(first.of_point, second.of_point)
-    assert first.coords.min() >= 0 and first.coords.min(axis=0).max() < 16
+    assert first.coords.min(axis=0).tolist() == [0, 0, 0]
+
+
+def test_planes_at_multiples_of_a_voxel_are_one_layer():
+    rng = np.random.default_rng(0)
+    floor = np.c_[rng.uniform(0, 6, (5000, 2)), rng.normal(0, 1e-6, 5000)]
+    assert np.unique(voxelized(np.concatenate((floor, floor + [0, 0, 3])), 0.5).coords[:, 2]).tolist() == [0, 6]
+
+
+def test_a_sample_loses_voxels_up_to_the_wanted_share():
+    cloud = some_cloud()
+    whole = len(data_of(cloud).batch([0]).coords)
+    config = VoxelConfig(voxel=0.5, augment=False, min_points=1, thin=0.5)
+    shares = [len(data_of(cloud, config=config).batch([0], epoch=epoch).coords) / whole for epoch in range(40)]
+    assert 0.4 < min(shares) < 0.6 and max(shares) > 0.95 and abs(np.mean(shares) - 0.75) < 0.1
+    batch = data_of(cloud, config=config).batch([0])
+    assert batch.instances.max() < len(batch.coords) and len(batch.xyz) == len(batch.features) == len(batch.coords)
 
 
 def test_order_of_points_changes_voxels_in_no_way_but_their_points():

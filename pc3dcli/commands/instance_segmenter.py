@@ -88,6 +88,7 @@ class InstanceSegmenter:
         """Return the instances of voxels (n, 3), their colours and places (n, 3)."""
         scene = np.concatenate((np.zeros((len(coords), 1), np.int64), coords), axis=1)
         inputs = (torch.from_numpy(values).to(self.device) for values in (scene, colors, xyz))
-        prediction = self.model(*inputs, self.config.test_queries)[0][-1]
+        num_queries = self.config.num_queries(self.model.config.num_queries)
+        prediction = self.model(*inputs, num_queries)[0][-1]
         classes, masks = prediction.classes.float().cpu().numpy(), prediction.masks().float().cpu().numpy()
         return mask_instances(classes, masks, coords, self.config)

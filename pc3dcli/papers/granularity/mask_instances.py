@@ -21,7 +21,7 @@ from pc3dcli.papers.granularity.clean import density_components, snap_to_superpo
 class MaskInstancesConfig:
     """How masks become instances."""
 
-    test_queries: int = 400  # asked of a scene, more than in training; Segment3D
+    test_queries: int | None = None  # asked of a scene; none: four times those in training, at most 400 as Segment3D
     cluster_reach: float = 2.5  # voxels between neighbours of a cluster (DBSCAN)
     cluster_min_neighbors: int = 5  # within reach of a point that is no noise, itself included
     min_voxels: int = 16  # of a cluster; Segment3D keeps those above 15
@@ -31,6 +31,10 @@ class MaskInstancesConfig:
     def __post_init__(self) -> None:
         check_ranges(self, test_queries=(1, 100_000), cluster_reach=(0.1, 1e4), cluster_min_neighbors=(1, 1e6))
         check_ranges(self, min_voxels=(1, 1e9), keep_share=(0, 1), snap_share=(0, 1))
+
+    def num_queries(self, in_training: int) -> int:
+        """Return how many queries are asked, for a network that was trained with so many."""
+        return self.test_queries or min(4 * in_training, 400)
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,6 +37,13 @@ def test_score_is_objectness_times_mean_probability_inside():
     assert found.confidence[0] == pytest.approx(sigmoid(1)) and found.confidence[29] == pytest.approx(sigmoid(2))
 
 
+@pytest.mark.parametrize(
+    ("wanted", "in_training", "expected"), [(None, 100, 400), (None, 40, 160), (None, 150, 400), (7, 40, 7)]
+)
+def test_queries_of_a_scene_follow_from_those_in_training(wanted, in_training, expected):
+    assert MaskInstancesConfig(test_queries=wanted).num_queries(in_training) == expected
+
+
 def test_a_logit_of_zero_is_outside():
     logits = logits_of(slice(0, 30))
     logits[:, 30:35] = 0.0

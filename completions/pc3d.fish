@@ -143,7 +143,7 @@ complete -c pc3d -n '__fish_seen_subcommand_from distill' -l verbose -s v -d 'Sa
 complete -c pc3d -n '__fish_seen_subcommand_from distill' -l progress -l no-progress -d 'Draw progress on stderr, or never.'
 complete -c pc3d -n '__fish_seen_subcommand_from distill' -l debug -d 'Show tracebacks.'
 complete -c pc3d -n '__fish_seen_subcommand_from segment' -l parts -d 'Find the parts of single objects instead.'
-complete -c pc3d -n '__fish_seen_subcommand_from segment' -l weights -x -d 'Of pc3d distill, or a released checkpoint.'
+complete -c pc3d -n '__fish_seen_subcommand_from segment' -l weights -x -d 'Of distill, or a released checkpoint; none: ours.'
 complete -c pc3d -n '__fish_seen_subcommand_from segment' -l category -x -d 'What the objects are, instead of their class.'
 complete -c pc3d -n '__fish_seen_subcommand_from segment' -l out -s o -r -d 'FILE.ndjson, a folder, or - for stdout.'
 complete -c pc3d -n '__fish_seen_subcommand_from segment' -l write -x -d 'Also write ply, scannet; of parts ply, npz.'

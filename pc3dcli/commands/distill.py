@@ -115,6 +115,8 @@ def distill(
     from pc3dcli.commands.settings import print_config as print_settings
     from pc3dcli.errors import UsageError
 
+    if out is not None and out.resolve() == Path(ctx.params["shapes"]).resolve():
+        raise UsageError("--out is the folder of the data", file=out, hint="--out runs/name")
     if method == "instances":
         _instances(ctx, out)
         return
@@ -155,6 +157,7 @@ def _instances(ctx: typer.Context, out: Path | None) -> None:
     if out is None and not params["dry_run"]:
         raise UsageError("distill needs a place for weights", hint="add --out runs/name")
     labelled = found.labelled()
+    labelled.check_targets(found.scenes.min_points)
     learner, data = found.learner(), found.data(labelled)
     source = counted(len(labelled.clouds.names), "scene")
     if params["dry_run"]:
@@ -162,13 +165,18 @@ def _instances(ctx: typer.Context, out: Path | None) -> None:
         return
     if not params["quiet"]:
         left_out = f", {len(labelled.unlabelled)} without labels left out" if labelled.unlabelled else ""
-        typer.echo(f"pc3d distill: {source} with instances{left_out}", err=True)
+        typer.echo(f"pc3d distill: {source} with labels{left_out}", err=True)
+        if labelled.failed:
+            named = ", ".join(labelled.failed[:5]) + (", ..." if len(labelled.failed) > 5 else "")
+            typer.echo(f"pc3d distill: {len(labelled.failed)} failed before and are left out: {named}", err=True)
         if labelled.is_truth and found.scenes.skip_labels:
             skipped = ", ".join(map(str, found.scenes.skip_labels))
             typer.echo(f"pc3d distill: ground truth with the labels {skipped} is left out (skip_labels)", err=True)
     folder = RunFolder(out, found.program(ctx, labelled).record(), params["force"])
     run = Run(folder, found.description, params["device"])
     train_and_report(ctx, learner, data, found.training, run)
+    if labelled.failed:
+        raise typer.Exit(3)
 
 
 def _run(ctx: typer.Context, found: Job, out: Path) -> None:

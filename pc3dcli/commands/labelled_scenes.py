@@ -50,12 +50,21 @@ class SceneCloud:
     def read(self) -> Cloud:
         """Read it; raises InputError when it is another cloud."""
         cloud = read_cloud(self.file)
-        if self.xyz_sha256 is not None and xyz_sha256(cloud.xyz) != self.xyz_sha256:
-            raise InputError("its points are not those that the labels were made for", file=self.file)
-        if self.num_points is not None and len(cloud.xyz) != self.num_points:
-            message = f"found {len(cloud.xyz)} points, its labels are for {self.num_points}"
-            raise InputError(message, file=self.file)
+        self.check(cloud, self.file)
         return cloud
+
+    def check(self, cloud: Cloud, file: Path) -> None:
+        """Raise InputError where the cloud of a file is not this one."""
+        if self.num_points is not None and len(cloud.xyz) != self.num_points:
+            raise InputError(f"found {len(cloud.xyz)} points, its record says {self.num_points!r}", file=file)
+        if self.xyz_sha256 is not None and xyz_sha256(cloud.xyz) != self.xyz_sha256:
+            raise InputError("its points are not those that the labels were made for", file=file)
+
+    def digest(self) -> str:
+        """Return what tells that a cloud was replaced, as far as that is cheap; scans of frames are not opened."""
+        if self.scan is not None and self.scan.path.is_file():
+            return file_digest(self.scan.path)
+        return str(self.xyz_sha256)
 
 
 @dataclass(frozen=True)
@@ -76,13 +85,23 @@ class LabelledScenes:
 
     digest    of which scenes they are and what their labels say
     unlabelled  ids of clouds without labels, which are left out
+    failed    ids of scenes that failed in an earlier command, which are left out too
     is_truth  whether the labels are ground truth, of which some label ids are left out
     """
 
     clouds: LabelledClouds
     digest: str
     unlabelled: tuple[str, ...]
+    failed: tuple[str, ...]
     is_truth: bool
+
+    def check_targets(self, min_points: int) -> None:
+        """Read scenes until one has an instance to learn; raises InputError where none has, and as their `load`."""
+        for index in range(len(self.clouds.names)):
+            if any(len(points) >= min_points for points in self.clouds.load(index).instances):
+                return
+        message = f"no scene of {len(self.clouds.names)} has an instance of {min_points} points or more to learn"
+        raise InputError(message, hint="-D min_points=N takes smaller ones; skip_labels are those that are none")
 
 
 def labelled_scenes(
@@ -96,8 +115,9 @@ def labelled_scenes(
     view_stride  frames of a scan from one whose view of the cloud is asked for to the next; 0: none is
     raises       InputError where nothing is found, FormatError for broken streams
     """
-    found, of_names = _clouds(names, dataset)
-    of_labels = of_names if labels is None else _labels(labels, frozenset(structure))
+    failed: list[str] = []
+    found, of_names = _clouds(names, dataset, failed)
+    of_labels = of_names if labels is None else _labels(labels, frozenset(structure), failed)
     both = [scene for scene in found if scene in of_labels]
     if not both:
         place = names[0] if labels is None else labels
@@ -113,26 +133,28 @@ def labelled_scenes(
         scene = both[index]
         return _labelled(found[scene], of_labels[scene], view_stride)
 
-    text = "\n".join(f"{scene} {of_labels[scene].digest()}" for scene in both)
+    text = "\n".join(f"{scene} {found[scene].digest()} {of_labels[scene].digest()}" for scene in both)
     digest = f"{len(both)} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
     unlabelled = tuple(scene for scene in found if scene not in of_labels)
     is_truth = labels is not None and not holds_stream(labels)
-    return LabelledScenes(LabelledClouds(tuple(both), load), digest, unlabelled, is_truth)
+    failed = [scene for scene in dict.fromkeys(failed) if scene not in both]
+    return LabelledScenes(LabelledClouds(tuple(both), load), digest, unlabelled, tuple(failed), is_truth)
 
 
 def _labelled(place: SceneCloud, labels: SceneLabels, view_stride: int) -> LabelledCloud:
-    """Read a scene: the cloud that its labels name where it is there, else that of the scan."""
+    """Read a scene: its own cloud, which must be the one that its labels name; theirs where it has none."""
     scan = None if place.scan is None else place.scan.open()
-    known = labels.cloud or place
-    file, up = known.file, known.up
     if scan is not None:
-        up = scan.up
-        if (file is None or not file.exists()) and scan.points is not None:
-            file = scan.root / scan.points
-    if file is None:
+        place = replace(place, file=None if scan.points is None else scan.root / scan.points, up=scan.up)
+    if place.file is None and labels.cloud is not None:
+        place = replace(labels.cloud, up=place.up)
+    if place.file is None:
         hint = "pc3d lift3d --out labels/ writes one"
         raise InputError("has no cloud to learn on", file=scan and scan.root, hint=hint)
-    cloud = replace(known, file=file).read()
+    file, up = place.file, place.up
+    cloud = place.read()
+    if labels.cloud is not None and labels.cloud != place:
+        labels.cloud.check(cloud, file)
     try:
         instances, ignored = labels.read(len(cloud.xyz))
     except (FormatError, InputError) as error:
@@ -198,11 +220,11 @@ class FrameViews:
         return self._bits[number]
 
 
-def _clouds(names: list[str], dataset: str) -> tuple[dict[str, SceneCloud], dict[str, SceneLabels]]:
+def _clouds(names: list[str], dataset: str, failed: list[str]) -> tuple[dict[str, SceneCloud], dict[str, SceneLabels]]:
     """Return the clouds of all inputs by scene, and the labels that the streams among them have."""
     clouds, labels = {}, {}
     streams = [name for name in names if holds_stream(name)]
-    for scene, source_labels in _labelled_streams(streams):
+    for scene, source_labels in _labelled_streams(streams, failed):
         cloud = _stream_cloud(scene.scene)
         if cloud is not None:
             clouds[scene.id] = cloud
@@ -220,9 +242,9 @@ def _stream_cloud(record: dict) -> SceneCloud | None:
     return SceneCloud(file, record.get("num_points"), record.get("xyz_sha256"), str(record.get("up", "z")))
 
 
-def _labels(name: str, structure: frozenset[int]) -> dict[str, SceneLabels]:
+def _labels(name: str, structure: frozenset[int], failed: list[str]) -> dict[str, SceneLabels]:
     if holds_stream(name):
-        return {scene.id: labels for scene, labels in _labelled_streams([name]) if scene.kept}
+        return {scene.id: labels for scene, labels in _labelled_streams([name], failed) if scene.kept}
     source = Path(name)
     if not source.exists():
         raise InputError("no such file or folder", file=source)
@@ -231,8 +253,8 @@ def _labels(name: str, structure: frozenset[int]) -> dict[str, SceneLabels]:
     return {scene: _truth_labels(truth, scene, structure) for scene in truth.files}
 
 
-def _labelled_streams(names: list[str]) -> Iterator[tuple[SceneRecords, SceneLabels]]:
-    """Yield the scenes of streams that did not fail, with their labels.
+def _labelled_streams(names: list[str], failed: list[str]) -> Iterator[tuple[SceneRecords, SceneLabels]]:
+    """Yield the scenes of streams that did not fail, with their labels; the ids of the others go to `failed`.
 
     Masks of a whole data set are gigabytes: those of a folder, which has a file a scene, are read again when needed.
     """
@@ -241,6 +263,8 @@ def _labelled_streams(names: list[str]) -> Iterator[tuple[SceneRecords, SceneLab
         for scene in stream_scenes([name], _instance3d):
             if scene.scene is not None and scene.ok:
                 yield scene, _stream_labels(scene, is_folder)
+            elif scene.id is not None:
+                failed.append(scene.id)
 
 
 def _instance3d(line: Line) -> dict | None:

@@ -131,9 +131,10 @@ def label_scene(task: SceneTask, context: Context) -> Iterator[dict]:
     from pc3dcli.papers.granularity.pseudo_labels import pseudo_labels
 
     settings, records, source = task.payload
+    records = _as_written(records, source)
     num_points = task.scene.get("num_points")
-    if num_points is None:
-        raise FormatError('its scene record lacks "num_points"', file=source)
+    if type(num_points) is not int or num_points < 0:
+        raise FormatError(f"num_points is {num_points!r}, expected a number of points", file=source)
     yield task.scene
     if not records:
         return
@@ -151,6 +152,19 @@ def label_scene(task: SceneTask, context: Context) -> Iterator[dict]:
             ignored[label.ignored] = True
             record["ignore"] = encode_points(ignored)
         yield record | {"score": float(scores[label.instance]), "source": "pseudo-label"}
+
+
+def _as_written(records: list[dict], source: str) -> list[dict]:
+    """Return instances by their numbers: their confidences are in that order, whatever a filter did to the records."""
+    from pc3dcli.errors import FormatError
+
+    numbers = [record["instance"] for record in records]
+    wrong = next((number for number in numbers if type(number) is not int), None)
+    if wrong is not None:
+        raise FormatError(f"an instance has the number {wrong!r}, expected an integer", file=source)
+    if len(set(numbers)) < len(numbers):
+        raise FormatError("two of its instances have the same number", file=source)
+    return sorted(records, key=lambda record: record["instance"])
 
 
 def _score(record: dict, source: str) -> float:

@@ -12,7 +12,8 @@ from pc3dcli.commands import options
 from pc3dcli.commands.options import advanced
 
 EXAMPLES = (
-    "  pc3d segment scans/ --weights runs/seg --out pred/ --write ply\n"
+    "  pc3d segment scan.ply --out pred/ --write ply\n"
+    "  pc3d segment scans/ --weights runs/seg --out pred/\n"
     "  pc3d segment cap.ply --parts --weights w --category cap | jq .tensor"
 )
 
@@ -33,7 +34,8 @@ def segment(
     ] = None,
     parts: Annotated[bool, typer.Option("--parts", help="Find the parts of single objects instead.")] = False,
     weights: Annotated[
-        Path | None, typer.Option("--weights", metavar="WEIGHTS", help="Of pc3d distill, or a released checkpoint.")
+        Path | None,
+        typer.Option("--weights", metavar="WEIGHTS", help="Of distill, or a released checkpoint; none: ours."),
     ] = None,
     category: Annotated[
         str | None, typer.Option("--category", metavar="NAME", help="What the objects are, instead of their class.")
@@ -78,7 +80,8 @@ def segment(
 
     \b
     Examples:
-      pc3d segment scans/ --weights runs/seg --out pred/ --write ply
+      pc3d segment scan.ply --out pred/ --write ply
+      pc3d segment scans/ --weights runs/seg --out pred/
       pc3d segment cap.ply --parts --weights w --category cap | jq .tensor
     """
     if parts:

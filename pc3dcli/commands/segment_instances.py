@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+import pc3dcli
+from pc3dcli.errors import UsageError
 from pc3dcli.stream.pipeline import Context, SceneTask
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from pc3dcli.datasets.scene import SceneRef
     from pc3dcli.formats.cloud import Cloud
     from pc3dcli.papers.granularity.mask_instances import MaskInstance
+    from pc3dcli.stream.reader import SceneRecords
 
+ROOMS_NETWORK = Path(pc3dcli.__file__).with_name("models") / "rooms"  # without --weights
 FUSED_VOXEL, MAX_DEPTH = 0.02, 10.0  # metres, of clouds fused from depth, as lift3d's defaults
 
 
@@ -43,7 +48,6 @@ def run(ctx: typer.Context, examples: str) -> None:
     from pc3dcli.commands.options import written_formats
     from pc3dcli.commands.segment import configs
     from pc3dcli.commands.weights import weights_digest
-    from pc3dcli.errors import UsageError
 
     params = ctx.params
     find, chunks = common.configure(ctx, *configs())
@@ -53,9 +57,7 @@ def run(ctx: typer.Context, examples: str) -> None:
         raise UsageError("--seed: nothing is random without --parts")
     if params["category"] is not None or params["split"] != "all":
         raise UsageError(f"--{'category' if params['category'] is not None else 'split'}: only with --parts")
-    weights = params["weights"]
-    if weights is None:
-        raise UsageError("segment needs --weights", hint="pc3d distill --method instances makes them")
+    weights = params["weights"] or ROOMS_NETWORK
     formats = written_formats(params["write"], params["out"], FORMATS, "pred/")
     settings = Settings(weights, params["device"], params["snap"], params["min_score"], formats, find, chunks)
     digest = {"weights": weights_digest(weights)}
@@ -80,7 +82,7 @@ def _tasks(ctx: typer.Context, settings: Settings, examples: str) -> Iterator[Sc
     )
     of_streams = (
         SceneTask(one.scene, (settings, None), tuple(one.passed), one.ok, tuple(one.programs), one.segment)
-        for one in records
+        for one in _apart(records, refs)
     )
     of_scans = (
         SceneTask(
@@ -90,6 +92,15 @@ def _tasks(ctx: typer.Context, settings: Settings, examples: str) -> Iterator[Sc
         for ref in refs
     )
     yield from sharded((task for tasks in (of_streams, of_scans) for task in tasks), params["shard"])
+
+
+def _apart(records: Iterator[SceneRecords], refs: list[SceneRef]) -> Iterator[SceneRecords]:
+    """Pass the scenes of streams on; raises UsageError for one that is a scan of the input too."""
+    scans = {ref.scene: ref.path for ref in refs}
+    for one in records:
+        if one.id in scans:
+            raise UsageError(f"scene {one.id} is in {one.source} and is {scans[one.id]}", hint="run once for each")
+        yield one
 
 
 def segment_scene(task: SceneTask, context: Context) -> Iterator[dict]:
@@ -113,11 +124,20 @@ def segment_scene(task: SceneTask, context: Context) -> Iterator[dict]:
     for number, instance in enumerate(found):
         record = instance_record(task.id, number, instance.index, len(cloud.xyz))
         yield record | {"score": instance.score, "source": "segment"}
+    _say(len(found), settings, context)
     if context.side is not None:
         confidence = np.concatenate([one.confidence for one in found] or [np.zeros(0, np.float32)])
         indices, scores = [one.index for one in found], [one.score for one in found]
         labels = Labels(cloud, indices, scores, {"confidence": confidence})
         write_files(context, labels, method="segment instances", config=settings.find, formats=settings.formats)
+
+
+def _say(num: int, settings: Settings, context: Context) -> None:
+    """Say how many instances a scene has, and who found them where the user did not choose."""
+    if settings.weights == ROOMS_NETWORK:
+        context.warn(f"{num} instances, found by the network of rendered rooms that comes with pc3d")
+    else:
+        context.note(f"{num} instances")
 
 
 @lru_cache(maxsize=1)

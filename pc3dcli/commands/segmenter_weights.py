@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,16 @@ def segmenter_of(path: Path) -> Segmenter:
 def _config(fields: dict[str, Any], path: Path) -> SegmenterConfig:
     plain = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
     try:
+        for field in dataclasses.fields(SegmenterConfig):
+            _check_type(field.name, plain.get(field.name, field.default), field.default)
         return SegmenterConfig(**plain)
     except (TypeError, ValueError) as error:
         raise WeightsError(f"its config is not of an instance segmenter: {error}", file=path) from None
+
+
+def _check_type(name: str, value: object, like: object) -> None:
+    """Raise TypeError for a value of another type than `like`; an integer is a float."""
+    values, kinds = (value, like) if isinstance(like, tuple) else ((value,), (like,))
+    wanted = {type(kind) for kind in kinds} | ({int} if isinstance(like, float) else set())
+    if not isinstance(values, tuple) or not {type(one) for one in values} <= wanted:
+        raise TypeError(f"{name} is {value!r}, expected such as {like!r}")

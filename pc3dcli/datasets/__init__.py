@@ -82,7 +82,7 @@ def _find_below(folder: Path, prefix: str, layouts: dict, levels: int) -> list[S
         raise InputError(f"cannot list it: {error.strerror}", file=folder) from None
     found = []
     for entry in entries:
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or _leads_up(entry):
             continue
         if entry.is_dir():
             scene = f"{prefix}{entry.name}"
@@ -93,6 +93,11 @@ def _find_below(folder: Path, prefix: str, layouts: dict, levels: int) -> list[S
         elif entry.suffix != ".ndjson":  # those in a folder are outputs
             found += _find(entry, prefix + _stem(entry), layouts)
     return found
+
+
+def _leads_up(entry: Path) -> bool:
+    """Say whether an entry links to a folder that it lies in, below which everything would be found again."""
+    return entry.is_symlink() and entry.resolve() in entry.parent.resolve().joinpath("_").parents
 
 
 def _natural(path: Path) -> list:

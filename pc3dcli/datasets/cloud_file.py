@@ -27,8 +27,9 @@ def matches(path: Path) -> bool:
 
 
 def open_scene(scene: str, path: Path, options: OpenOptions) -> Scene:
-    """Return the scene of one cloud file; nothing is read."""
-    return Scene(scene, path.parent, "cloud", (), path.name)
+    """Return the scene of one cloud file; nothing is read.  A link stands for the file that it leads to."""
+    file = path.resolve() if path.is_symlink() else path
+    return Scene(scene, file.parent, "cloud", (), file.name)
 
 
 def truth_files(path: Path) -> tuple[Path, ...]:

@@ -295,10 +295,23 @@ def write_prediction(
         path = subfolder / f"{number:04d}.txt"
         digits = np.full((mask.size, 2), ord("\n"), np.uint8)
         digits[:, 0] = mask.astype(bool) + np.uint8(ord("0"))
-        path.write_bytes(digits.tobytes())
+        _replace(path, digits.tobytes())
         lines.append(f"{subfolder.name}/{path.name} {int(label_id)} {float(score)!r}\n")
     listing = folder / f"{scene}.txt"
-    temporary = listing.with_name(f".{listing.name}.{os.getpid()}.tmp")  # the next run removes that of a killed one
-    temporary.write_text("".join(lines), encoding="utf-8")
-    temporary.replace(listing)
+    _replace(listing, "".join(lines).encode())
+    number = len(lines)
+    while (path := subfolder / f"{number:04d}.txt").exists():  # of an earlier run that found more
+        path.unlink()
+        number += 1
     return listing
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file under a name of its own until it is whole; the next run removes that of a killed one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from pc3dcli.nn.sparse import InverseConv, SparseTensor, StridedConv, SubmanifoldConv
 
 LEVELS = 4  # below the finest
+MAX_WIDTH, MAX_DEPTH = 4096, 100  # far beyond what is of use; what a broken file asks for would fill the memory
 BLOCK_MOMENTUM = 0.1  # of the norms within residual blocks, which the released code does not pass its 0.02 to
 
 
@@ -34,6 +35,8 @@ class UnetConfig:
             raise ValueError(f"a U-Net has {2 * LEVELS} widths and depths, found {self.planes} and {self.depths}")
         if min(self.stem, *self.planes, *self.depths) < 1 or self.stem_kernel % 2 == 0 or self.stem_kernel < 1:
             raise ValueError("widths and depths must be positive, stem_kernel odd")
+        if max(self.stem, *self.planes) > MAX_WIDTH or max(*self.depths, self.stem_kernel) > MAX_DEPTH:
+            raise ValueError(f"stem and planes may be up to {MAX_WIDTH}, depths and stem_kernel up to {MAX_DEPTH}")
 
     @property
     def out_channels(self) -> tuple[int, ...]:

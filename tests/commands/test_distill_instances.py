@@ -127,7 +127,7 @@ def steps(out: str) -> list[dict]:
 
 def test_a_segmenter_is_trained(run):
     result = distill(run, "labels.ndjson", "--out", "seg")
-    assert result.out == "seg/model.safetensors\n" and "3 scenes with instances" in result.err
+    assert result.out == "seg/model.safetensors\n" and "3 scenes with labels" in result.err
     about, tensors = read_model(Path("seg"))
     assert about["kind"] == "instances" and about["config"]["planes"] == [8] * 8 and "backbone.stem.weight" in tensors
     (first, *_, last) = steps("seg")
@@ -155,7 +155,7 @@ def test_annotations_of_other_data_sets(run, tmp_path, kind):
     scans = tmp_path / "scans" / ("room" if kind == "labelled_ply" else "")
     arguments = (str(scans), "--labels", str(scans), "-D", "min_points=5", "-D", "voxel=0.2")
     result = distill(run, *arguments, "--out", f"of_{kind}")
-    assert "1 scene with instances" in result.err and steps(f"of_{kind}")[-1]["loss_bce"] > 0
+    assert "1 scene with labels" in result.err and steps(f"of_{kind}")[-1]["loss_bce"] > 0
 
 
 def test_walls_and_floors_are_instances_where_the_labels_are_not_skipped(run):
@@ -237,10 +237,13 @@ def test_a_scene_without_instances_is_left_out_and_one_without_large_ones_trains
     cloud, boxes = room(0)
     small = {"rle": mask(boxes[0][:5], len(cloud.xyz))}
     about = {"points": "clouds/room0.ply"}
-    write_stream(Path("sparse.ndjson"), {"room0": [about, small], "room1": [{"points": "clouds/room1.ply"}]})
-    result = distill(run, "sparse.ndjson", "--out", "sparse")
-    assert "1 scene with instances, 1 without labels left out" in result.err
-    assert steps("sparse")[0]["loss_bce"] == 0
+    large = {"rle": mask(room(2)[1][0], len(cloud.xyz))}
+    scenes = {"room0": [about, small], "room1": [{"points": "clouds/room1.ply"}]}
+    write_stream(Path("sparse.ndjson"), scenes | {"room2": [{"points": "clouds/room2.ply"}, large]})
+    result = distill(run, "sparse.ndjson", "--batch-size", 1, "--out", "sparse")
+    assert "2 scenes with labels, 1 without labels left out" in result.err
+    first = [step["loss_bce"] for step in steps("sparse") if step["epoch"] == 0]
+    assert len(first) == 2 and min(first) == 0 < max(first)
 
 
 def test_dry_run_says_what_it_would_take(run):
@@ -282,6 +285,51 @@ def test_errors(run, arguments, code, words):
 def test_labels_are_not_for_shapes(run):
     result = run("distill", "clouds", "--labels", "labels.ndjson", "--out", "x")
     assert result.code == 2 and "--labels: not with --method classify" in result.err
+
+
+def test_the_clouds_of_the_data_are_learned_from_and_must_be_those_of_the_labels(run):
+    shutil.copytree("clouds", "black", dirs_exist_ok=True)
+    for path in Path("black").iterdir():
+        cloud = read_cloud(path)
+        with path.open("wb") as file:
+            write_ply(file, Cloud(cloud.xyz, np.zeros_like(cloud.rgb)))
+    distill(run, "labels.ndjson", "--out", "by_labels")
+    distill(run, "black", "--labels", "labels.ndjson", "--out", "by_black")
+    assert steps("by_labels")[0]["loss"] != steps("by_black")[0]["loss"]
+    shutil.copytree("clouds", "others", dirs_exist_ok=True)
+    shutil.copy("clouds/room1.ply", "others/room0.ply")
+    result = distill(run, "others", "--labels", "labels.ndjson", "--out", "by_others", code=4)
+    assert "others/room0.ply" in result.err and "not those that the labels were made for" in result.err
+
+
+def test_a_run_is_not_that_of_other_clouds(run):
+    shutil.copytree("clouds", "changed", dirs_exist_ok=True)
+    distill(run, "changed", "--labels", "gt", "--out", "once")
+    shutil.copy("clouds/room1.ply", "changed/room0.ply")
+    assert "scenes" in distill(run, "changed", "--labels", "gt", "--out", "once", code=2).err
+
+
+def test_scenes_that_failed_before_are_named_and_give_exit_code_3(run):
+    lines = [json.loads(line) for line in Path("labels.ndjson").read_text().splitlines()]
+    lines = [one for one in lines if one["type"] != "instance3d" or one["scene"] != "room1"]
+    failed = {"type": "scene_end", "scene": "room1", "ok": False}
+    lines = [failed if one == failed | {"ok": True} else one for one in lines]
+    lines[-1]["failed"] = 1
+    Path("failed.ndjson").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = distill(run, "failed.ndjson", "--out", "of_failed", code=3)
+    assert "1 failed before and are left out: room1" in result.err and Path("of_failed/model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    "arguments", [("labels.ndjson", "-D", "min_points=2000"), ("clouds", "--labels", "gt", "-D", "skip_labels=[3,5]")]
+)
+def test_nothing_to_learn_is_an_error(run, arguments):
+    result = distill(run, *arguments, "--out", "nothing", code=4)
+    assert "no scene of 3 has an instance of" in result.err and not Path("nothing").exists()
+
+
+def test_the_data_are_no_place_for_weights(run):
+    assert "--out is the folder of the data" in distill(run, "clouds", "--labels", "gt", "--out", "clouds", code=2).err
 
 
 SEGMENT = ("segment", "--weights", "w", "--device", "cpu", "-q", "-D", "test_queries=20", "-D", "keep_share=1")
@@ -399,6 +447,37 @@ def test_one_point_and_no_point(run):
     for name in ("none", "nan"):
         result = run(*SEGMENT, f"{name}.ply", "--json")
         assert result.code == 3 and "no point" in result.of("error")[0]["message"], result.err
+
+
+def test_a_scene_of_a_stream_and_of_a_folder_is_refused(run):
+    result = run(*SEGMENT, "clouds", "labels.ndjson", "--json")
+    assert result.code == 2 and "scene room0 is in labels.ndjson and is clouds/room0.ply" in result.err
+
+
+def test_links_are_the_clouds_that_they_lead_to_and_loops_are_not_followed(run):
+    Path("links").mkdir()
+    Path("links/one.ply").symlink_to(Path("clouds/room0.ply").absolute())
+    Path("links/loop").symlink_to(".")
+    result = run(*SEGMENT, "links", "--json")
+    assert result.code == 0, result.err
+    assert [scene["scene"] for scene in result.of("scene")] == ["one"] and result.of("instance3d")
+    assert result.of("scene")[0]["points"] == "room0.ply"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dim": 16.0}, {"heads": 2.0}, {"rounds": 1.0}, {"voxel": None}, {"voxel": True}, {"ffn_dim": 10**10},
+        {"stem_kernel": 9999}, {"depths": [100_000] * 8}, {"planes": [10**6] * 8}, {"dim": 10**9}, {"planes": 8},
+    ],
+)  # fmt: skip
+def test_weights_of_a_network_that_cannot_be_are_refused(run, change):
+    about, tensors = read_model(Path("w"))
+    write_model(Path("strange"), tensors, about | {"config": about["config"] | change})
+    result = run("segment", "--weights", "strange", "clouds", "--json")
+    assert (
+        result.code == 4 and "strange" in result.err and next(iter(change)).split("_")[0].rstrip("s") in result.err
+    ), result.err
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,31 @@ def test_confidences_of_one_stream_file_lie_in_its_folder(run, folder):
     assert decode_points(result.of("instance3d")[0]["ignore"], NUM).nonzero()[0].tolist() == list(range(30))
 
 
+def test_a_filter_may_turn_the_records_around(run, folder):
+    path = folder / "pred/room.ndjson"
+    plain = run("pseudo-label", "pred", "--json")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], *lines[4:1:-1], *lines[5:]]) + "\n")
+    turned = run("pseudo-label", "pred", "--json")
+    assert turned.code == 0 and turned.of("instance3d") == plain.of("instance3d") != []
+
+
+@pytest.mark.parametrize(("number", "words"), [("0", "the same number"), ('"b"', "expected an integer")])
+def test_numbers_of_instances_tell_them_apart(run, folder, number, words):
+    path = folder / "pred/room.ndjson"
+    path.write_text(path.read_text().replace('"instance": 1', f'"instance": {number}'))
+    result = run("pseudo-label", "pred", "--json")
+    assert result.code == 3 and words in result.err
+
+
+@pytest.mark.parametrize("number", ["300.0", '"300"', "-1", "true", "null"])
+def test_a_scene_without_a_number_of_points_fails_alone(run, folder, number):
+    path = folder / "pred/room.ndjson"
+    path.write_text(path.read_text().replace('"num_points": 300', f'"num_points": {number}'))
+    result = run("pseudo-label", "pred", "--json")
+    assert result.code == 3 and "expected a number of points" in result.of("error")[0]["message"], result.err
+
+
 def test_sure_instances_and_points_are_kept(run):
     result = run("pseudo-label", "pred", "--json")
     assert result.code == 0, result.err

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+import errno
 import json
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -252,6 +254,25 @@ def test_write_and_read_back(tmp_path):
     assert np.array_equal(scannet.read_truth(tmp_path / "gt" / "scene0.txt"), ids)
     scannet.write_truth(tmp_path / "gt" / "empty.txt", ids[:0])
     assert scannet.read_truth(tmp_path / "gt" / "empty.txt").size == 0
+
+
+def test_fewer_masks_replace_more_and_a_full_disk_leaves_no_part_of_one(tmp_path, monkeypatch):
+    masks = np.eye(3, 50, dtype=bool)
+    scannet.write_prediction(tmp_path, "scene0", iter(masks), [1, 1, 1], [1, 1, 1])
+    scannet.write_prediction(tmp_path, "scene0", iter(masks[2:]), [1], [1])
+    assert [path.name for path in (tmp_path / "scene0_masks").iterdir()] == ["0000.txt"]
+
+    def full(path, data):
+        with path.open("wb") as file:
+            file.write(data[:10])
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="no space") as error:
+        scannet.write_prediction(tmp_path, "scene0", iter(masks), [1, 1, 1], [1, 1, 1])
+    assert error.value.filename == str(tmp_path / "scene0_masks/0000.txt") and error.value.errno == errno.ENOSPC
+    assert np.array_equal(scannet.read_mask(tmp_path / "scene0_masks/0000.txt", 50), masks[2])
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["0000.txt", "scene0.txt", "scene0_masks"]
 
 
 def test_finding_scenes(tmp_path):

@@ -45,7 +45,8 @@ class DecoderConfig:
             raise ValueError(f"{self.dim} channels do not divide among {self.heads} heads, or are odd")
         if min(self.ffn_dim, self.num_classes) < 1:
             raise ValueError("ffn_dim and num_classes must be positive")
-        check_ranges(self, place_waves=(0, 10_000), place_length=(0.01, 1e4))
+        check_ranges(self, place_waves=(0, 10_000), place_length=(0.01, 1e4), dim=(1, 10_000), ffn_dim=(1, 100_000))
+        check_ranges(self, num_classes=(1, 10_000), rounds=(1, 100))
         if len(self.sampled_voxels) != LEVELS or min(self.sampled_voxels) < 1:
             raise ValueError(f"sampled_voxels: expected {LEVELS} positive numbers, found {self.sampled_voxels}")
 

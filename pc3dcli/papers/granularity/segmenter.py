@@ -43,7 +43,7 @@ class SegmenterConfig(UnetConfig, DecoderConfig):
     def __post_init__(self) -> None:
         UnetConfig.__post_init__(self)
         DecoderConfig.__post_init__(self)
-        check_ranges(self, voxel=(0.001, 10), num_queries=(1, 10_000), gray_share=(0, 1), rounds=(1, 100))
+        check_ranges(self, voxel=(0.001, 10), num_queries=(1, 10_000), gray_share=(0, 1))
 
     def part(self, kind: type) -> Any:
         """Return the fields of this config that one of its bases has."""

@@ -122,6 +122,10 @@ def labelled_scenes(
     if not both:
         place = names[0] if labels is None else labels
         hint = f"labels are matched by scene id, such as {next(iter(found), None)}"
+        if not found:
+            raise InputError(
+                "its scenes name no clouds", file=names[0], hint="pass the scans or clouds, and these with --labels"
+            )
         if not of_labels:
             hint = "pc3d lift3d and pseudo-label make labels, the latter fewer with a high --min-score"
         raise InputError("holds instances of none of the scenes", file=place, hint=hint)
@@ -156,6 +160,7 @@ def _labelled(place: SceneCloud, labels: SceneLabels, view_stride: int) -> Label
     if labels.cloud is not None and labels.cloud != place:
         labels.cloud.check(cloud, file)
     try:
+        xyz = upright_points(cloud.xyz, up)
         instances, ignored = labels.read(len(cloud.xyz))
     except (FormatError, InputError) as error:
         error.file = error.file or file
@@ -163,7 +168,7 @@ def _labelled(place: SceneCloud, labels: SceneLabels, view_stride: int) -> Label
     views = None
     if view_stride:
         views = FrameViews(scan.root, _frames_with_depth(place, scan)[::view_stride], cloud.xyz)
-    return LabelledCloud(upright_points(cloud.xyz, up), cloud.rgb, instances, ignored, views)
+    return LabelledCloud(xyz, cloud.rgb, instances, ignored, views)
 
 
 def upright_points(xyz: np.ndarray, up: str) -> np.ndarray:
@@ -225,7 +230,7 @@ def _clouds(names: list[str], dataset: str, failed: list[str]) -> tuple[dict[str
     clouds, labels = {}, {}
     streams = [name for name in names if holds_stream(name)]
     for scene, source_labels in _labelled_streams(streams, failed):
-        cloud = _stream_cloud(scene.scene)
+        cloud = _stream_cloud(scene)
         if cloud is not None:
             clouds[scene.id] = cloud
         if scene.kept:
@@ -235,10 +240,14 @@ def _clouds(names: list[str], dataset: str, failed: list[str]) -> tuple[dict[str
     return clouds, labels
 
 
-def _stream_cloud(record: dict) -> SceneCloud | None:
+def _stream_cloud(scene: SceneRecords) -> SceneCloud | None:
+    record = scene.scene
     if record.get("points") is None:
         return None
-    file = resolve_inside(Path(record["root"]), record["points"])
+    try:
+        file = resolve_inside(Path(record["root"]), record["points"])
+    except FormatError as error:
+        raise FormatError(f"points of {scene.id}: {error.message}", file=scene.source) from None
     return SceneCloud(file, record.get("num_points"), record.get("xyz_sha256"), str(record.get("up", "z")))
 
 
@@ -288,21 +297,24 @@ def _stream_labels(scene: SceneRecords, is_folder: bool) -> SceneLabels:
 
     def read(num_points: int) -> Instances:
         try:
-            pairs = [(_points(rle, num_points), _points(ignore, num_points)) for rle, ignore in masks()]
+            pairs = [
+                (_points(rle, num_points), np.zeros(0, np.int64) if ignore is None else _points(ignore, num_points))
+                for rle, ignore in masks()
+            ]
         except FormatError as error:
             error.file = error.file or source
             raise
         return tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
 
-    return SceneLabels(read, lambda: digest, _stream_cloud(scene.scene))
+    return SceneLabels(read, lambda: digest, _stream_cloud(scene))
 
 
 def _masks(scene: SceneRecords) -> list[tuple[dict, dict | None]]:
     return [(record["rle"], record.get("ignore")) for record in scene.kept]
 
 
-def _points(rle: dict | None, num_points: int) -> np.ndarray:
-    return np.zeros(0, np.int64) if rle is None else np.flatnonzero(decode_points(rle, num_points))
+def _points(rle: dict, num_points: int) -> np.ndarray:
+    return np.flatnonzero(decode_points(rle, num_points))
 
 
 def _truth_labels(truth: InstanceTruth, scene: str, structure: frozenset[int]) -> SceneLabels:

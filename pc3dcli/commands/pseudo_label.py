@@ -138,7 +138,10 @@ def label_scene(task: SceneTask, context: Context) -> Iterator[dict]:
     yield task.scene
     if not records:
         return
-    indices = [np.flatnonzero(decode_points(record["rle"], num_points)) for record in records]
+    try:
+        indices = [np.flatnonzero(decode_points(record["rle"], num_points)) for record in records]
+    except FormatError as error:
+        raise FormatError(error.message, file=error.file or source) from None
     scores = np.array([_score(record, source) for record in records])
     confidences = [np.ones(len(index)) for index in indices]
     if settings.keep.min_confidence > 0:

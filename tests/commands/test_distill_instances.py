@@ -328,6 +328,25 @@ def test_nothing_to_learn_is_an_error(run, arguments):
     assert "no scene of 3 has an instance of" in result.err and not Path("nothing").exists()
 
 
+@pytest.mark.parametrize(
+    ("about", "words"),
+    [
+        ({"points": "../room0.ply"}, "bad.ndjson: points of room0: path"),
+        ({"points": ["room0.ply"]}, "bad.ndjson: points of room0: path is list"),
+        ({"points": "clouds/room0.ply", "up": "w"}, "clouds/room0.ply: "),
+        ({}, "bad.ndjson: its scenes name no clouds"),
+    ],
+)
+def test_a_scene_that_cannot_be_is_named_with_its_file(run, about, words):
+    write_stream(Path("bad.ndjson"), {"room0": [about, {"rle": mask(np.arange(900), 3000)}]})
+    assert words in distill(run, "bad.ndjson", "--out", "bad", code=4).err
+
+
+def test_an_instance_without_a_mask_is_an_error(run):
+    write_stream(Path("bad.ndjson"), {"room0": [{"points": "clouds/room0.ply"}, {"rle": None}]})
+    assert "bad.ndjson" in distill(run, "bad.ndjson", "--out", "bad", code=4).err
+
+
 def test_the_data_are_no_place_for_weights(run):
     assert "--out is the folder of the data" in distill(run, "clouds", "--labels", "gt", "--out", "clouds", code=2).err
 

@@ -26,6 +26,7 @@ from pc3dcli.papers.granularity.mask_instances import (
     MaskInstance,
     MaskInstancesConfig,
     best_share,
+    distinct,
     joined,
     mask_instances,
     on_points,
@@ -81,7 +82,7 @@ class InstanceSegmenter:
             is_shared[piece] = was_seen[piece]
             found = joined(found, mine, is_shared, self.chunks.chunk_iou, self.config.min_voxels)
             was_seen[piece] = True
-        return on_points(best_share(found, self.config), voxels.of_point)
+        return on_points(best_share(distinct(found, self.config), self.config), voxels.of_point)
 
     @torch.no_grad()
     def _of_piece(self, coords: np.ndarray, colors: np.ndarray, xyz: np.ndarray) -> list[MaskInstance]:

@@ -18,12 +18,12 @@ EXAMPLES = (
 )
 
 
-def configs() -> list[Any]:
-    """Return the configs whose fields -D reaches."""
+def configs(is_ours: bool = False) -> list[Any]:
+    """Return the configs whose fields -D reaches, as the network that comes with pc3d needs them, or the published."""
     from pc3dcli.commands.instance_segmenter import ChunkConfig
     from pc3dcli.papers.granularity.mask_instances import MaskInstancesConfig
 
-    return [MaskInstancesConfig(), ChunkConfig()]
+    return [MaskInstancesConfig(max_overlap=0.5) if is_ours else MaskInstancesConfig(), ChunkConfig()]
 
 
 def segment(

@@ -50,7 +50,7 @@ def run(ctx: typer.Context, examples: str) -> None:
     from pc3dcli.commands.weights import weights_digest
 
     params = ctx.params
-    find, chunks = common.configure(ctx, *configs())
+    find, chunks = common.configure(ctx, *configs(is_ours=params["weights"] is None))
     if params["print_config"]:
         common.print_config(ctx, [find, chunks])
     if ctx.get_parameter_source("seed").name in ("COMMANDLINE", "ENVIRONMENT"):

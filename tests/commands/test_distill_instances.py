@@ -643,6 +643,7 @@ def test_a_scan_without_a_cloud_is_fused_from_its_depth(run, scans, tmp_path):
         "cluster_min_neighbors=30",
         "test_queries=5",
         "cluster_reach=1.1",
+        "max_overlap=0.1",
         "min_voxels=900",
     ],
 )

@@ -35,6 +35,7 @@ NETWORK = {
     "place_waves": 32,
 }  # fmt: skip
 COMMON = {"batch_size": 1, "lr": 3e-3, "clip": 1, "min_points": 50, "max_voxels": 15_000}
+ASKED = ("-D", "test_queries=150", "-D", "max_overlap=0.5")  # without the second, dozens of each object; all arms alike
 STAGES = {
     "1": {},
     "2": {"partial_share": 0.8},
@@ -162,14 +163,14 @@ def num_labelled(labels: Path) -> int:
 def sure_labels(scans: Path, weights: Path, folder: Path, confidence: float) -> Path:
     """Return the labels that a network gives its own training rooms."""
     found, sure = folder.with_name(folder.name + "-found"), folder.with_name(folder.name + "-sure")
-    pc3d("segment", scans, "--weights", weights, "-D", "test_queries=150", "-D", "keep_share=1", "-q", "--out", found)
+    pc3d("segment", scans, "--weights", weights, *ASKED, "-D", "keep_share=1", "-q", "--out", found)
     pc3d("pseudo-label", found, "--min-confidence", confidence, "-q", "--out", sure)
     return sure
 
 
 def test(scans: Path, weights: Path, found: Path) -> dict[str, float]:
     """Return the scores on the test rooms: one network pass, both ways of scoring; `found` gets what was found."""
-    pc3d("segment", scans, "--weights", weights, "-D", "test_queries=150", "-q", "--out", found)
+    pc3d("segment", scans, "--weights", weights, *ASKED, "-q", "--out", found)
     scores: dict[str, float] = {}
     for kind, suffix in (("uniform", ""), ("model", "_ranked")):
         lines = pc3d("eval", found, "--gt", scans, "--class-agnostic", "--scores", kind, "--json").splitlines()

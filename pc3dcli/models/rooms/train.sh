@@ -14,10 +14,10 @@ w=$($learn views/ -D epochs=4 --out runs/1)
 pc3d track2d rooms/train --masks oracle | pc3d lift3d --out labels/
 w=$($learn rooms/train --labels labels/ --init "$w" -D partial_share=0.8 -D epochs=20 --out runs/2)
 
-pc3d segment rooms/train --weights "$w" --out own/
+pc3d segment rooms/train --weights "$w" -D max_overlap=0.5 --out own/
 pc3d pseudo-label own/ --out sure/
 w=$($learn rooms/train --labels sure/ --init "$w" -D class_weight=0 -D min_points=50 -D epochs=10 --out runs/3)
 
-pc3d segment rooms/test --weights "$w" --out found/
+pc3d segment rooms/test --weights "$w" -D max_overlap=0.5 --out found/
 pc3d eval found/ --class-agnostic --gt rooms/test
 pc3d view found/ --out pictures/

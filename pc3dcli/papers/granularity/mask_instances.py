@@ -4,7 +4,8 @@
 Segment3D (arXiv 2312.17232) as granularity_tracking.md section 7.3 has it.  *Departures*: the reach of neighbours is
 2.5 voxels, which is the released 0.05 m at its 0.02 m; components are DBSCAN's by `clean.density_components`; the share
 that is kept is rounded up, so that one of one stays; masks are not averaged over superpoints before they are cut, which
-the released evaluation does, but may follow superpoints afterwards (`snapped`).
+the released evaluation does, but may follow superpoints afterwards (`snapped`); `distinct`, off by default, drops what
+better instances cover: queries of a network that was trained for hours and not for days find an object many times.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ class MaskInstancesConfig:
     cluster_reach: float = 2.5  # voxels between neighbours of a cluster (DBSCAN)
     cluster_min_neighbors: int = 5  # within reach of a point that is no noise, itself included
     min_voxels: int = 16  # of a cluster; Segment3D keeps those above 15
+    max_overlap: float = 1.0  # the largest share of an instance that better ones may have too; 1: any.  Ours
     keep_share: float = 0.8  # of the instances, the best by score; Segment3D's evaluation
     snap_share: float = 0.5  # of a superpoint that an instance must exceed to get the whole
 
     def __post_init__(self) -> None:
         check_ranges(self, test_queries=(1, 100_000), cluster_reach=(0.1, 1e4), cluster_min_neighbors=(1, 1e6))
-        check_ranges(self, min_voxels=(1, 1e9), keep_share=(0, 1), snap_share=(0, 1))
+        check_ranges(self, min_voxels=(1, 1e9), max_overlap=(0, 1), keep_share=(0, 1), snap_share=(0, 1))
 
     def num_queries(self, in_training: int) -> int:
         """Return how many queries are asked, for a network that was trained with so many."""
@@ -83,6 +85,17 @@ def mask_instances(
 def best_share(instances: list[MaskInstance], config: MaskInstancesConfig) -> list[MaskInstance]:
     """Return the share of instances, the best first, that is kept: at least one of some."""
     return instances[: int(np.ceil(config.keep_share * len(instances)))]
+
+
+def distinct(instances: list[MaskInstance], config: MaskInstancesConfig) -> list[MaskInstance]:
+    """Leave out instances, the best first, of which too much belongs to better ones that were kept."""
+    is_taken = np.zeros(max((instance.index[-1] + 1 for instance in instances), default=0), bool)
+    kept = []
+    for instance in instances:
+        if is_taken[instance.index].mean() <= config.max_overlap:
+            kept.append(instance)
+            is_taken[instance.index] = True
+    return kept
 
 
 def joined(

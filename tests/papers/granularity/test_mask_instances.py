@@ -6,6 +6,7 @@ from pc3dcli.papers.granularity.mask_instances import (
     MaskInstance,
     MaskInstancesConfig,
     best_share,
+    distinct,
     joined,
     mask_instances,
     on_points,
@@ -42,6 +43,19 @@ def test_score_is_objectness_times_mean_probability_inside():
 )
 def test_queries_of_a_scene_follow_from_those_in_training(wanted, in_training, expected):
     assert MaskInstancesConfig(test_queries=wanted).num_queries(in_training) == expected
+
+
+def test_what_better_instances_cover_is_left_out():
+    def one(start, stop, score):
+        return MaskInstance(np.arange(start, stop), score, np.ones(stop - start, np.float32))
+
+    best, half, third, apart = one(0, 10, 0.9), one(5, 15, 0.8), one(8, 14, 0.7), one(40, 50, 0.1)
+    found = [best, half, third, apart]
+    assert distinct(found, MaskInstancesConfig()) == found
+    assert distinct(found, MaskInstancesConfig(max_overlap=0.5)) == [best, half, apart]
+    assert distinct(found, MaskInstancesConfig(max_overlap=0.4)) == [best, third, apart]  # a third of which is taken
+    assert distinct(found, MaskInstancesConfig(max_overlap=0.0)) == [best, apart]
+    assert distinct([], MaskInstancesConfig(max_overlap=0.5)) == []
 
 
 def test_a_logit_of_zero_is_outside():

@@ -30,11 +30,11 @@ NUM_ROOMS = {"train": 40, "test": 10}
 VIEWS = 12  # a room, of stage 1: the key frames, which are every fifth, of every second frame
 STEPS = {1: 1920, 2: 960, 3: 640}  # a stage, by the number of stages
 NETWORK = {
-    "voxel": 0.06, "stem": 16, "planes": [16, 24, 32, 48, 48, 32, 24, 24], "depths": [1] * 8, "dim": 48, "heads": 4,
+    "voxel": 0.08, "stem": 16, "planes": [16, 24, 32, 48, 48, 32, 24, 24], "depths": [1] * 8, "dim": 48, "heads": 4,
     "ffn_dim": 128, "num_queries": 40, "sampled_voxels": [100, 200, 400, 800], "query_features": True,
     "place_waves": 32,
 }  # fmt: skip
-COMMON = {"batch_size": 1, "lr": 3e-3, "clip": 1, "min_points": 50, "max_voxels": 15_000}
+COMMON = {"batch_size": 1, "lr": 3e-3, "clip": 1, "min_points": 50, "max_voxels": 10_000}
 ASKED = ("-D", "test_queries=150", "-D", "max_overlap=0.5")  # without the second, dozens of each object; all arms alike
 STAGES = {
     "1": {},

@@ -22,7 +22,7 @@ from pc3dcli.worlds.room import CaptureConfig, RoomConfig, make_room, write_room
 
 PC3D = [sys.executable, "-W", "ignore", "-m", "pc3dcli"]
 SETTINGS = {
-    "voxel": 0.06, "stem": 16, "planes": [16, 24, 32, 48, 48, 32, 24, 24], "depths": [1] * 8, "dim": 48, "heads": 4,
+    "voxel": 0.08, "stem": 16, "planes": [16, 24, 32, 48, 48, 32, 24, 24], "depths": [1] * 8, "dim": 48, "heads": 4,
     "ffn_dim": 128, "num_queries": 40, "sampled_voxels": [100, 200, 400, 800], "query_features": True,
     "place_waves": 32, "batch_size": 1, "lr": 4e-3, "clip": 1, "augment": False,
 }  # fmt: skip

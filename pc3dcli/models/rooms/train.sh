@@ -3,8 +3,8 @@
 export OMP_NUM_THREADS=1
 set -euo pipefail
 pc3d demo --rooms 48 --out rooms/
-printf '%s\n' voxel=0.06 stem=16 'planes=[16,24,32,48,48,32,24,24]' 'depths=[1,1,1,1,1,1,1,1]' dim=48 heads=4 ffn_dim=128 \
-  num_queries=40 'sampled_voxels=[100,200,400,800]' max_voxels=15000 \
+printf '%s\n' voxel=0.08 stem=16 'planes=[16,24,32,48,48,32,24,24]' 'depths=[1,1,1,1,1,1,1,1]' dim=48 heads=4 ffn_dim=128 \
+  num_queries=40 'sampled_voxels=[100,200,400,800]' max_voxels=10000 \
   query_features=true place_waves=32 gray_share=0.2 thin=0.5 lr=0.003 clip=1 batch_size=1 > small.toml
 learn="pc3d distill --method instances --config small.toml"
 

@@ -28,9 +28,9 @@ import numpy as np
 PC3D = [sys.executable, "-W", "ignore", "-m", "pc3dcli"]
 NUM_ROOMS = {"train": 40, "test": 10}
 VIEWS = 12  # a room, of stage 1: the key frames, which are every fifth, of every second frame
-STEPS = {1: 1920, 2: 960, 3: 640}  # a stage, by the number of stages
+STEPS = {1: 960, 2: 480, 3: 320}  # a stage, by the number of stages
 NETWORK = {
-    "voxel": 0.08, "stem": 16, "planes": [16, 24, 32, 48, 48, 32, 24, 24], "depths": [1] * 8, "dim": 48, "heads": 4,
+    "voxel": 0.1, "stem": 16, "planes": [16, 24, 32, 48, 48, 32, 24, 24], "depths": [1] * 8, "dim": 48, "heads": 4,
     "ffn_dim": 128, "num_queries": 40, "sampled_voxels": [100, 200, 400, 800], "query_features": True,
     "place_waves": 32,
 }  # fmt: skip

@@ -30,7 +30,7 @@ write_model(folder, tensors, about)
 """
 SMALLER_SCENES = {
     "--rooms 8": "--rooms 2 --frames 8",
-    "voxel=0.08": "voxel=0.15",
+    "voxel=0.1": "voxel=0.15",
     "stem=16 'planes=[16,24,32,48,48,32,24,24]'": "stem=8 'planes=[8,8,8,8,8,8,8,8]'",
     "dim=48 heads=4 ffn_dim=128": "dim=16 heads=2 ffn_dim=32",
     "num_queries=40": "num_queries=8",

@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from pc3dcli.errors import UsageError
 from pc3dcli.nn.kernel_maps import KernelMap, Sites
+from pc3dcli.nn.worker_threads import in_parallel, num_workers
 
 Backend = Literal["torch", "spconv"]
 BLOCK_BYTES = 1 << 20  # of outputs that a processor core works on at a time, to stay in its cache; ours
@@ -124,31 +125,50 @@ class _Convolve(torch.autograd.Function):
     def forward(ctx, features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
         ctx.save_for_backward(features, weight)
         ctx.kernel_map = kernel_map
-        out = _sums(features, (kernel_map.num_outputs, weight.shape[2]))
-        for start, end, pairs in kernel_map.blocks(_block_rows(weight)):
-            for k, inputs, outputs in pairs:
-                if k == kernel_map.same:
-                    out[start:end] += features[start:end] @ weight[k]
-                else:
-                    met = features.index_select(0, inputs)
-                    out.index_add_(0, outputs, (met @ weight[k]).to(out.dtype))
-        return out.to(features.dtype)
+        return _products(features, weight, kernel_map)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         features, weight = ctx.saved_tensors
         need_features, need_weight, _ = ctx.needs_input_grad
-        grad_features = _sums(features, features.shape) if need_features else None
-        grad_weight = _sums(weight, weight.shape) if need_weight else None
-        for _, _, pairs in ctx.kernel_map.blocks(_block_rows(weight)):
-            for k, inputs, outputs in pairs:
-                met = grad.index_select(0, outputs)
-                if need_weight:
-                    grad_weight[k] += features.index_select(0, inputs).T @ met
-                if need_features:
-                    grad_features.index_add_(0, inputs, (met @ weight[k].T).to(grad_features.dtype))
+        grad_features = _products(grad, weight.transpose(1, 2), ctx.kernel_map.transposed) if need_features else None
+        grad_weight = _weight_gradient(features, grad, weight, ctx.kernel_map) if need_weight else None
         return grad_features, grad_weight, None
+
+
+def _products(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
+    """Return the sums (M, D) over offsets; each part works on rows of its own."""
+    out = _sums(features, (kernel_map.num_outputs, weight.shape[2]))
+
+    def add(start: int, end: int, pairs: list[tuple[int, Tensor, Tensor]]) -> None:
+        for k, inputs, outputs in pairs:
+            if k == kernel_map.same:
+                out[start:end] += features[start:end] @ weight[k]
+            else:
+                met = features.index_select(0, inputs)
+                out.index_add_(0, outputs, (met @ weight[k]).to(out.dtype))
+
+    in_parallel(add, kernel_map.blocks(_block_rows(weight, kernel_map.num_outputs)), features.device)
+    return out.to(features.dtype)
+
+
+def _weight_gradient(features: Tensor, grad: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
+    """Return the gradient (K, C, D) of a weight; each part works on offsets of its own."""
+    total = _sums(weight, weight.shape)
+    blocks = list(kernel_map.blocks(_block_rows(weight, kernel_map.num_outputs)))
+
+    def add(first: int, step: int) -> None:
+        for start, end, pairs in blocks:
+            for k, inputs, outputs in pairs:
+                if k == kernel_map.same and not (k - first) % step:
+                    total[k] += features[start:end].T @ grad[start:end]
+                elif not (k - first) % step:
+                    total[k] += features.index_select(0, inputs).T @ grad.index_select(0, outputs)
+
+    num = num_workers(features.device)
+    in_parallel(add, [(first, num) for first in range(num)], features.device)
+    return total
 
 
 def _sums(like: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -156,8 +176,9 @@ def _sums(like: Tensor, shape: tuple[int, ...]) -> Tensor:
     return like.new_zeros(shape, dtype=torch.promote_types(like.dtype, torch.float32))
 
 
-def _block_rows(weight: Tensor) -> int:
+def _block_rows(weight: Tensor, num_rows: int) -> int:
     """Return how many outputs to work on at a time."""
     if weight.device.type != "cpu":
-        return 1 << 30  # one product an offset: launches are what costs there
-    return max(64, torch.get_num_threads() * BLOCK_BYTES // (4 * max(weight.shape[1:])))
+        return max(num_rows, 1)  # one product an offset: launches are what costs there
+    in_cache = BLOCK_BYTES // (4 * max(weight.shape[1:]))
+    return max(64, min(in_cache, -(-num_rows // num_workers(weight.device))))

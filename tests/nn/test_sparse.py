@@ -170,6 +170,23 @@ def test_size_of_a_block_changes_nothing(num_bytes, monkeypatch):
     torch.testing.assert_close(layer(x).features, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("make", [lambda: SubmanifoldConv(3, 4, 3), lambda: StridedConv(3, 4, 3, 2, 1)])
+def test_number_of_threads_changes_nothing(make):
+    coords = some_voxels(num=900, size=9)
+    x, layer, found, before = some_tensor(coords, 3), make(), [], torch.get_num_threads()
+    for num in (1, 3):
+        torch.set_num_threads(num)
+        try:
+            features = x.features.clone().requires_grad_()
+            out = layer(x.replace(features)).features
+            assert len(out) > 64 * num  # several parts
+            found.append((out, *torch.autograd.grad(out.square().sum(), (features, layer.weight))))
+        finally:
+            torch.set_num_threads(before)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
 def test_batch_of_two_equals_two_singles():
     coords = some_voxels()
     x = some_tensor(coords, 3)

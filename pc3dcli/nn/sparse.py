@@ -125,50 +125,44 @@ class _Convolve(torch.autograd.Function):
     def forward(ctx, features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
         ctx.save_for_backward(features, weight)
         ctx.kernel_map = kernel_map
-        return _products(features, weight, kernel_map)
+        out = _sums(features, (kernel_map.num_outputs, weight.shape[2]))
+
+        def add(start: int, end: int, pairs: list[tuple[int, Tensor, Tensor]]) -> None:
+            for k, inputs, outputs in pairs:
+                if k == kernel_map.same:
+                    out[start:end] += features[start:end] @ weight[k]
+                else:
+                    met = features.index_select(0, inputs)
+                    out.index_add_(0, outputs, (met @ weight[k]).to(out.dtype))
+
+        in_parallel(add, kernel_map.blocks(_block_rows(weight, kernel_map.num_outputs)), features.device)
+        return out.to(features.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         features, weight = ctx.saved_tensors
         need_features, need_weight, _ = ctx.needs_input_grad
-        grad_features = _products(grad, weight.transpose(1, 2), ctx.kernel_map.transposed) if need_features else None
-        grad_weight = _weight_gradient(features, grad, weight, ctx.kernel_map) if need_weight else None
-        return grad_features, grad_weight, None
+        back, num = ctx.kernel_map.transposed, num_workers(grad.device)
+        blocks = list(back.blocks(_block_rows(weight, back.num_outputs)))
+        grad_features = _sums(features, features.shape) if need_features else None
+        parts = _sums(weight, (num, *weight.shape)) if need_weight else None
 
+        def add(part: int) -> None:
+            for start, end, pairs in blocks[part::num]:
+                for k, outputs, inputs in pairs:
+                    is_same = k == back.same
+                    met = grad[start:end] if is_same else grad.index_select(0, outputs)
+                    if need_weight:
+                        own = features[start:end] if is_same else features.index_select(0, inputs)
+                        parts[part, k] += own.T @ met
+                    if need_features and is_same:
+                        grad_features[start:end] += met @ weight[k].T
+                    elif need_features:
+                        grad_features.index_add_(0, inputs, (met @ weight[k].T).to(grad_features.dtype))
 
-def _products(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
-    """Return the sums (M, D) over offsets; each part works on rows of its own."""
-    out = _sums(features, (kernel_map.num_outputs, weight.shape[2]))
-
-    def add(start: int, end: int, pairs: list[tuple[int, Tensor, Tensor]]) -> None:
-        for k, inputs, outputs in pairs:
-            if k == kernel_map.same:
-                out[start:end] += features[start:end] @ weight[k]
-            else:
-                met = features.index_select(0, inputs)
-                out.index_add_(0, outputs, (met @ weight[k]).to(out.dtype))
-
-    in_parallel(add, kernel_map.blocks(_block_rows(weight, kernel_map.num_outputs)), features.device)
-    return out.to(features.dtype)
-
-
-def _weight_gradient(features: Tensor, grad: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
-    """Return the gradient (K, C, D) of a weight; each part works on offsets of its own."""
-    total = _sums(weight, weight.shape)
-    blocks = list(kernel_map.blocks(_block_rows(weight, kernel_map.num_outputs)))
-
-    def add(first: int, step: int) -> None:
-        for start, end, pairs in blocks:
-            for k, inputs, outputs in pairs:
-                if k == kernel_map.same and not (k - first) % step:
-                    total[k] += features[start:end].T @ grad[start:end]
-                elif not (k - first) % step:
-                    total[k] += features.index_select(0, inputs).T @ grad.index_select(0, outputs)
-
-    num = num_workers(features.device)
-    in_parallel(add, [(first, num) for first in range(num)], features.device)
-    return total
+        in_parallel(add, [(part,) for part in range(num)], grad.device)
+        return grad_features, parts.sum(dim=0) if need_weight else None, None
 
 
 def _sums(like: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -52,16 +52,15 @@ def room_voxels(num: int, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(np.c_[np.zeros(len(cells), np.int64), cells])
 
 
-def alternated(rounds: int, *functions: Callable[[], object]) -> list[float]:
-    """Return the least CPU seconds of each function, called in turn; a first call of each is not counted."""
-    best = [float("inf")] * len(functions)
-    for turn in range(rounds + 1):
+def alternated(rounds: int, *functions: Callable[[], object]) -> np.ndarray:
+    """Return the least CPU and wall seconds (n, 2) of each function, called in turn; their first calls do not count."""
+    seconds = np.zeros((rounds + 1, len(functions), 2))
+    for turn in seconds:
         for number, function in enumerate(functions):
-            start = time.process_time()
+            start = time.process_time(), time.perf_counter()
             function()
-            if turn:
-                best[number] = min(best[number], time.process_time() - start)
-    return best
+            turn[number] = time.process_time() - start[0], time.perf_counter() - start[1]
+    return seconds[1:].min(axis=0)
 
 
 class Spconv:
@@ -120,9 +119,9 @@ def convolutions(arguments: argparse.Namespace) -> None:
                 ),
             }
             for name, both in pairs.items():
-                mine_s, their_s = alternated(arguments.rounds, *both)
+                mine_s, their_s = alternated(arguments.rounds, *both)[:, 0]
                 if name == "map":  # theirs is built inside the first forward
-                    their_s -= alternated(arguments.rounds, pairs["forward"][1])[0]
+                    their_s -= alternated(arguments.rounds, pairs["forward"][1])[0, 0]
                 print(
                     f"| {len(coords)} | {channels} | {name} | {mine_s:.3f} | {their_s:.3f} | {their_s / mine_s:.2f} |"
                 )
@@ -204,7 +203,7 @@ def networks(arguments: argparse.Namespace) -> None:
     """Print seconds of Res16UNet34C forward, and of a training step of the small variant, maps included."""
     coords = room_voxels(arguments.sizes[0])
     features = torch.randn(len(coords), 3)
-    print("| network | what | ours, CPU s | spconv, CPU s | spconv / ours |\n|---|---|---|---|---|")
+    print("| network | what | ours, CPU s | spconv, CPU s | spconv / ours | ours, s | spconv, s |\n" + "|---" * 7 + "|")
     for name, config, trains in (("Res16UNet34C", UnetConfig(), False), ("small", SMALL, True)):
         ours = SparseUnet(config, 3).train(trains)
         theirs, spconv = their_network(config)
@@ -221,9 +220,9 @@ def networks(arguments: argparse.Namespace) -> None:
                 out = theirs(spconv.SparseConvTensor(features, coords.int(), shape, 1)).features
                 return out.square().mean().backward() if trains else out
 
-        mine_s, their_s = alternated(arguments.rounds, mine, other)
-        what = "forward + backward" if trains else "forward"
-        print(f"| {name}, {len(coords)} voxels | {what} | {mine_s:.2f} | {their_s:.2f} | {their_s / mine_s:.2f} |")
+        (mine_s, mine_wall), (their_s, their_wall) = alternated(arguments.rounds, mine, other)
+        ratio = f"{mine_s:.2f} | {their_s:.2f} | {their_s / mine_s:.2f} | {mine_wall:.2f} | {their_wall:.2f}"
+        print(f"| {name}, {len(coords)} voxels | {'forward + backward' if trains else 'forward'} | {ratio} |")
 
 
 def memory(threads: int) -> None:

@@ -10,7 +10,6 @@ layers on it, forward and backward.  Ours; the definition is that of Choy et al.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 MAX_KEY = 1 << 62  # keys of a batch stay below
+Block = tuple[int, int, list[tuple[int, Tensor, Tensor]]]  # first output, one past the last, (offset, inputs, outputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class KernelMap:
     num_inputs: int
     num_outputs: int
     same: int | None = None
-    _cuts: dict[int, list[list[int]]] = field(default_factory=dict, repr=False)
+    _blocks: dict[int, list[Block]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def transposed(self) -> KernelMap:
@@ -49,22 +49,20 @@ class KernelMap:
             table[0, k, : counts[k]], table[1, k, : counts[k]] = inputs, outputs
         return table, table.new_tensor(counts)
 
-    def blocks(self, num_rows: int) -> Iterator[tuple[int, int, list[tuple[int, Tensor, Tensor]]]]:
-        """Yield (first output, one past the last, [(offset, inputs, outputs), ...]) for `num_rows` outputs at a time.
-
-        Offsets without a pair in a block are left out.
-        """
-        starts = range(0, self.num_outputs, num_rows)
-        if num_rows not in self._cuts:
+    def blocks(self, num_rows: int) -> list[Block]:
+        """Return the pairs of `num_rows` outputs at a time; offsets without a pair in a block are left out."""
+        if num_rows not in self._blocks:
             edges = torch.arange(0, self.num_outputs + num_rows, num_rows, device=self.pairs[0][0].device)
-            self._cuts[num_rows] = [torch.searchsorted(outputs, edges).tolist() for _, outputs in self.pairs]
-        for number, start in enumerate(starts):
-            found = []
-            for k, ((inputs, outputs), cut) in enumerate(zip(self.pairs, self._cuts[num_rows], strict=True)):
-                first, last = cut[number], cut[number + 1]
-                if first < last:
-                    found.append((k, inputs[first:last], outputs[first:last]))
-            yield start, min(start + num_rows, self.num_outputs), found
+            cuts = [torch.searchsorted(outputs, edges).tolist() for _, outputs in self.pairs]
+            self._blocks[num_rows] = [
+                (start, min(start + num_rows, self.num_outputs), self._between([cut[i : i + 2] for cut in cuts]))
+                for i, start in enumerate(range(0, self.num_outputs, num_rows))
+            ]
+        return self._blocks[num_rows]
+
+    def _between(self, cuts: list[list[int]]) -> list[tuple[int, Tensor, Tensor]]:
+        found = [(k, slice(first, last)) for k, (first, last) in enumerate(cuts) if first < last]
+        return [(k, self.pairs[k][0][cut], self.pairs[k][1][cut]) for k, cut in found]
 
 
 class Sites:

@@ -126,14 +126,15 @@ class _Convolve(torch.autograd.Function):
         ctx.save_for_backward(features, weight)
         ctx.kernel_map = kernel_map
         out = _sums(features, (kernel_map.num_outputs, weight.shape[2]))
+        kernels = weight.unbind()
 
         def add(start: int, end: int, pairs: list[tuple[int, Tensor, Tensor]]) -> None:
             for k, inputs, outputs in pairs:
                 if k == kernel_map.same:
-                    out[start:end] += features[start:end] @ weight[k]
+                    out[start:end] += features[start:end] @ kernels[k]
                 else:
                     met = features.index_select(0, inputs)
-                    out.index_add_(0, outputs, (met @ weight[k]).to(out.dtype))
+                    out.index_add_(0, outputs, (met @ kernels[k]).to(out.dtype))
 
         in_parallel(add, kernel_map.blocks(_block_rows(weight, kernel_map.num_outputs)), features.device)
         return out.to(features.dtype)
@@ -144,22 +145,23 @@ class _Convolve(torch.autograd.Function):
         features, weight = ctx.saved_tensors
         need_features, need_weight, _ = ctx.needs_input_grad
         back, num = ctx.kernel_map.transposed, num_workers(grad.device)
-        blocks = list(back.blocks(_block_rows(weight, back.num_outputs)))
+        blocks, kernels = back.blocks(_block_rows(weight, back.num_outputs)), weight.transpose(1, 2).unbind()
         grad_features = _sums(features, features.shape) if need_features else None
         parts = _sums(weight, (num, *weight.shape)) if need_weight else None
 
         def add(part: int) -> None:
+            grad_kernels = parts[part].unbind() if need_weight else ()
             for start, end, pairs in blocks[part::num]:
                 for k, outputs, inputs in pairs:
                     is_same = k == back.same
                     met = grad[start:end] if is_same else grad.index_select(0, outputs)
                     if need_weight:
                         own = features[start:end] if is_same else features.index_select(0, inputs)
-                        parts[part, k] += own.T @ met
+                        grad_kernels[k].add_(own.T @ met)
                     if need_features and is_same:
-                        grad_features[start:end] += met @ weight[k].T
+                        grad_features[start:end] += met @ kernels[k]
                     elif need_features:
-                        grad_features.index_add_(0, inputs, (met @ weight[k].T).to(grad_features.dtype))
+                        grad_features.index_add_(0, inputs, (met @ kernels[k]).to(grad_features.dtype))
 
         in_parallel(add, [(part,) for part in range(num)], grad.device)
         return grad_features, parts.sum(dim=0) if need_weight else None, None

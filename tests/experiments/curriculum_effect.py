@@ -8,8 +8,8 @@ Rooms of worlds/room.py (granularity_tracking.md section 13; textures, sensor no
 10 to test, 120 frames of 128 x 96 each.  Masks are those of the simulated SAM (p_whole .8, p_merge .05).  Stage 1:
 every tenth frame with the fragments of that frame alone.  Stage 2: what a few frames see, with labels lifted from all
 of them (--merge: by consensus, ours, or tracks, the paper's).  Stage 3: whole rooms, with the network's own sure
-labels, masks alone.  Every arm takes the same number of steps but for the rounding to whole epochs (`steps`), in equal
-parts where it has several stages, each a one-cycle of its own.  All runs are commands of pc3d; scores of an arm become
+labels, masks alone.  Every arm takes the same number of steps (`steps` tells where whole epochs are not as many), each
+stage a one-cycle of its own.  All runs are commands of pc3d; scores of an arm become
 one line of OUT/results.ndjson, and what is there is not done again.
 """
 
@@ -28,7 +28,7 @@ import numpy as np
 PC3D = [sys.executable, "-W", "ignore", "-m", "pc3dcli"]
 NUM_ROOMS = {"train": 40, "test": 10}
 VIEWS = 12  # a room, of stage 1: the key frames, which are every fifth, of every second frame
-STEPS = {1: 960, 2: 480, 3: 320}  # a stage, by the number of stages
+STEPS = {1: (960,), 2: (480, 480), 3: (480, 240, 240)}  # of the stages, by their number; an epoch of stage 1 has 480
 NETWORK = {
     "voxel": 0.1, "stem": 16, "planes": [16, 24, 32, 48, 48, 32, 24, 24], "depths": [1] * 8, "dim": 48, "heads": 4,
     "ffn_dim": 128, "num_queries": 40, "sampled_voxels": [100, 200, 400, 800], "query_features": True,
@@ -118,9 +118,8 @@ def render(folder: Path, seed: int) -> None:
 def run_arm(world: dict[str, Path], key: dict, out: Path) -> dict:
     """Train the stages of an arm, each from the weights of the one before; return the scores on the test rooms."""
     before = _children_s()
-    stages, weights, name = key["arm"], None, f"seed{key['seed']}"
-    steps, taken = STEPS[len(stages)], 0
-    for stage in stages:
+    stages, weights, name, taken = key["arm"], None, f"seed{key['seed']}", 0
+    for stage, steps in zip(stages, STEPS[len(stages)], strict=True):
         name += f"-{stage}" + {"2": f"-{key['merge']}", "3": f"-{key['confidence']}"}.get(stage, "")
         folder = out / "runs" / f"{name}-{steps}"
         labels = world["views"]

@@ -6,7 +6,7 @@ Operations on a few thousand rows take less time than waking the threads that sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
@@ -19,13 +19,12 @@ def num_workers(device: torch.device) -> int:
     return torch.get_num_threads() if device.type == "cpu" else 1
 
 
-def in_parallel(work: Callable[..., None], parts: Iterable[tuple[Any, ...]], device: torch.device) -> None:
+def in_parallel(work: Callable[..., None], parts: Sequence[tuple[Any, ...]], device: torch.device) -> None:
     """Call work(*part) for each part, without gradients; parts write to memory of their own."""
     num = num_workers(device)
-    parts = list(parts)
     if num == 1 or len(parts) == 1:
         for part in parts:
-            work(*part)
+            _call(work, part)
         return
     for done in [_pool(num).submit(_call, work, part) for part in parts]:
         done.result()

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -130,11 +131,12 @@ def test_bf16_is_close_to_single_precision():
 
 def test_learns_one_scene_by_heart():
     torch.manual_seed(0)
-    model = Segmenter(SMALL)
+    # without place_waves two blocks share a query for long, with most seeds
+    model = Segmenter(replace(SMALL, place_waves=16, place_length=1.0))
     batch = batch_of(boxes(0, 0, 1))
     adam = torch.optim.AdamW(model.parameters(), lr=5e-3)
     losses = []
-    for step in range(60):
+    for step in range(40):
         loss, _ = model.training_loss(batch, at(step))
         adam.zero_grad()
         loss.backward()

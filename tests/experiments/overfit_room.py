@@ -26,7 +26,7 @@ SETTINGS = {
     "ffn_dim": 128, "num_queries": 40, "sampled_voxels": [100, 200, 400, 800], "query_features": True,
     "place_waves": 32, "batch_size": 1, "lr": 4e-3, "clip": 1, "augment": False,
 }  # fmt: skip
-SURE = ("--min-score", "0.5")
+SURE = ("--min-score", "0.5", "-D", "min_voxels=4")  # a bottle has fewer than 16 voxels of 8 cm
 
 
 def main() -> None:

@@ -175,6 +175,6 @@ def _sums(like: Tensor, shape: tuple[int, ...]) -> Tensor:
 def _block_rows(weight: Tensor, num_rows: int) -> int:
     """Return how many outputs to work on at a time."""
     if weight.device.type != "cpu":
-        return max(num_rows, 1)  # one product an offset: launches are what costs there
+        return num_rows  # one product an offset: launches are what costs there
     in_cache = BLOCK_BYTES // (4 * max(weight.shape[1:]))
     return max(64, min(in_cache, -(-num_rows // num_workers(weight.device))))

@@ -9,8 +9,8 @@ Rooms of worlds/room.py (granularity_tracking.md section 13; textures, sensor no
 every tenth frame with the fragments of that frame alone.  Stage 2: what a few frames see, with labels lifted from all
 of them (--merge: by consensus, ours, or tracks, the paper's).  Stage 3: whole rooms, with the network's own sure
 labels, masks alone.  Every arm takes the same number of steps (`steps` tells where whole epochs are not as many), each
-stage a one-cycle of its own.  All runs are commands of pc3d; scores of an arm become
-one line of OUT/results.ndjson, and what is there is not done again.
+stage a one-cycle of its own.  All runs are commands of pc3d; scores of an arm become one line of OUT/results.ndjson,
+and what is there is not done again.
 """
 
 from __future__ import annotations
